@@ -1,0 +1,64 @@
+"""Chat messages, the default chat template, and cutting a context to whole turns.
+
+Shared by reward models and policies so that both see one rendering. No torch here: the control plane uses it too.
+A *turn* is one user message with the reply that follows; a *prompt* is a list of messages that ends with a user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypedDict
+
+
+class Message(TypedDict):
+    """One chat message in the form TRL and Hugging Face chat templates take."""
+
+    role: str
+    content: str
+
+
+ROLES = ("system", "user", "assistant")
+END = "<|end|>"
+PAD = "<|pad|>"
+SPECIAL_TOKENS = (PAD, END, *(f"<|{role}|>" for role in ROLES))
+
+# Used where a base model has no chat template of its own; saved with every model we train.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def drop_oldest_turn(prompt: Sequence[Message]) -> list[Message]:
+    """Remove the oldest turn (its user message and everything up to the next user message), keeping a system message.
+
+    A prompt of a single user message cannot be shortened and is returned unchanged.
+    """
+    head = [m for m in prompt[:1] if m["role"] == "system"]
+    body = list(prompt[len(head) :])
+    starts = [i for i, message in enumerate(body) if message["role"] == "user"]
+    if len(starts) < 2:
+        return list(prompt)
+    return head + body[starts[1] :]
+
+
+def keep_last_turns(prompt: Sequence[Message], ctx_turns: int) -> list[Message]:
+    """The last `ctx_turns` user messages with the replies between them, cut at whole turns from the left."""
+    cut = list(prompt)
+    while sum(m["role"] == "user" for m in cut) > ctx_turns:
+        cut = drop_oldest_turn(cut)
+    return cut
+
+
+def fit_prompt(prompt: Sequence[Message], fits: Callable[[list[Message]], bool]) -> tuple[list[Message], int]:
+    """Drop oldest turns until `fits(prompt)` holds or one turn is left.
+
+    Returns the prompt and the number of turns dropped; the caller decides what to do if even one turn does not fit.
+    """
+    cut, dropped = list(prompt), 0
+    while not fits(cut):
+        shorter = drop_oldest_turn(cut)
+        if len(shorter) == len(cut):
+            break
+        cut, dropped = shorter, dropped + 1
+    return cut, dropped

@@ -1,0 +1,36 @@
+"""The toolkit's one exception tree.
+
+Every error names the thing, what was found, what was expected and the remedy, and is raised before any GPU-hour is
+spent. Each class is also of the fitting standard type, so `except ValueError` keeps working for callers who do not
+know this module.
+"""
+
+from __future__ import annotations
+
+
+class RlufError(Exception):
+    """Root of every error the toolkit raises on purpose."""
+
+
+class ConfigError(RlufError, ValueError):
+    """A setting is unknown, of the wrong type, or contradicts another one."""
+
+
+class DataError(RlufError, ValueError):
+    """Input data is structurally unusable (missing column, wrong type, corrupt file, one class only, ...)."""
+
+
+class ArtifactMissing(RlufError, FileNotFoundError):
+    """An artifact that a stage reads is not in the lake (never made, or only half-written)."""
+
+
+class MissingExtra(RlufError, ImportError):
+    """A package of an optional extra is not installed; the message names the extra to install."""
+
+
+class JobFailed(RlufError, RuntimeError):
+    """A job ended without publishing its artifact; the message holds its last log lines."""
+
+
+class TrainingError(RlufError, RuntimeError):
+    """Training or optimisation cannot go on (non-finite loss, too many NaN rewards, nothing survives the judges)."""

@@ -1,0 +1,155 @@
+"""What every job shares: read the spec, take the folder's lock, run the stage, publish the manifest last.
+
+A job module holds `run(job: Job) -> Produced` and ends with `if __name__ == "__main__": main(run)`. It imports torch
+and the like inside `run`, so that a missing package can be named with the extra that brings it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from resources.launchers.spec import JobSpec
+from rluf_assets.errors import MissingExtra, RlufError
+from rluf_assets.lake import SCRATCH, Artifact, Produced, publish, read_artifact
+
+EXTRA_OF = {
+    "torch": "train", "transformers": "train", "accelerate": "train", "tokenizers": "train", "peft": "train",
+    "safetensors": "train", "deepspeed": "deepspeed", "vllm": "vllm",
+}  # fmt: skip
+RECORDED_VERSIONS = ("polars", "numpy", "torch", "transformers", "accelerate")
+
+
+@dataclass
+class Job:
+    """What a stage function gets: its spec, a local folder to write to, and a way to tell how far it is."""
+
+    spec: JobSpec
+    out: Path
+    log: Callable[[str], None] = print
+    _reported: float = field(default=0.0, repr=False)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.spec.config
+
+    @property
+    def seed(self) -> int:
+        return self.spec.seed
+
+    def input(self, name: str) -> Path:
+        """Folder of an input artifact (local for now: remote inputs are staged by the launcher)."""
+        return Path(self.spec.inputs[name].uri)
+
+    def scratch(self, name: str) -> Path:
+        """A folder for resume state (`checkpoints`, `phases`): it survives a kill and is not part of the content."""
+        if name not in SCRATCH:
+            raise ValueError(f"scratch folder {name!r}: expected one of {SCRATCH}")
+        folder = self.out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def progress(self, done: int, total: int, message: str = "", **metrics: float) -> None:
+        """Append to `logs/progress.jsonl` (a live display tails it) and, at most every five seconds, to the log."""
+        line = {"time": time.time(), "done": done, "total": total, "message": message, **metrics}
+        with (self.scratch("logs") / "progress.jsonl").open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        if done >= total or time.monotonic() - self._reported > 5:
+            self._reported = time.monotonic()
+            shown = " ".join(f"{key}={value:.4g}" for key, value in metrics.items())
+            self.log(f"{self.spec.name} {done}/{total} {message} {shown}".rstrip())
+
+
+Stage = Callable[[Job], Produced]
+
+
+def run_job(spec: JobSpec, stage: Stage, log: Callable[[str], None] = print) -> tuple[Artifact, bool]:
+    """Run a stage unless its manifest is there; returns the artifact and whether it was reused.
+
+    A second process asked for the same folder waits for the first and takes its artifact, so a job that outlived its
+    orchestrator is neither lost nor doubled. Only resume state is kept from an unfinished attempt.
+    """
+    out = Path(spec.output_uri)
+    out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with FileLock(f"{out}.lock"):
+        found = read_artifact(spec.output_uri)
+        if found is not None:
+            return found, True
+        for leftover in out.iterdir():
+            if leftover.name not in SCRATCH:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        started = time.monotonic()
+        try:
+            produced = stage(Job(spec, out, log))
+        except ModuleNotFoundError as error:
+            package = (error.name or "").split(".")[0]
+            if package not in EXTRA_OF:
+                raise
+            extra = EXTRA_OF[package]
+            raise MissingExtra(
+                f"job {spec.name}: the package {package!r} is not installed. "
+                f"Install the extra {extra!r}: pip install 'rluf[{extra}]'"
+            ) from error
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        return publish(spec.output_uri, fingerprint=spec.fingerprint, produced=produced, **_facts(spec, started)), False
+
+
+def main(stage: Stage, argv: Sequence[str] | None = None) -> None:
+    """Entry point of a job module: run each SPEC.json given, in order; report through Dagster Pipes if it is there."""
+    paths = list(argv if argv is not None else sys.argv[1:])
+    if not paths:
+        raise SystemExit("usage: python -m rluf_assets.jobs.<name> SPEC.json [SPEC.json ...]")
+    try:
+        with _pipes_log() as log:
+            for path in paths:
+                run_job(JobSpec.model_validate_json(Path(path).read_text()), stage, log)
+    except RlufError as error:
+        # The launcher shows the last lines of the log: keep them to the message people need.
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+
+
+class _pipes_log:
+    """A log function: Dagster Pipes if the launcher opened a channel, else standard output."""
+
+    def __enter__(self) -> Callable[[str], None]:
+        from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, open_dagster_pipes
+
+        self._pipes = open_dagster_pipes() if DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ else None
+        if self._pipes is None:
+            return lambda message: print(message, flush=True)
+        return self._pipes.__enter__().log.info
+
+    def __exit__(self, *error: Any) -> None:
+        if self._pipes is not None:
+            self._pipes.__exit__(*error)
+
+
+def _facts(spec: JobSpec, started: float) -> dict[str, Any]:
+    return {
+        "spec": spec.model_dump(mode="json"),
+        "wall_s": round(time.monotonic() - started, 3),
+        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in RECORDED_VERSIONS:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

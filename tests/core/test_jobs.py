@@ -1,0 +1,146 @@
+"""Jobs and the local launcher: real subprocesses, real kills, one artifact per fingerprint."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from resources.launchers.local import LocalLauncher
+from resources.launchers.spec import InputArtifact, JobSpec
+from rluf_assets.errors import JobFailed, MissingExtra
+from rluf_assets.jobs.runner import Job, run_job
+from rluf_assets.lake import Produced, read_artifact
+
+
+def spec(out: Path, entrypoint: str = "rluf_assets.jobs.adopt_tables", **changes: object) -> JobSpec:
+    given = {"name": "test", "entrypoint": entrypoint, "version": "1", "seed": 0, "output_uri": str(out / "artifact")}
+    return JobSpec.model_validate({**given, **changes})
+
+
+def write_number(job: Job) -> Produced:
+    (job.out / "number.txt").write_text(str(job.seed))
+    return Produced(rows={"numbers": 1})
+
+
+def test_fingerprint_ignores_place_and_resources_but_not_inputs(tmp_path: Path) -> None:
+    here = spec(tmp_path, inputs={"a": InputArtifact(uri="/here", content_hash="1")})
+    there = spec(
+        tmp_path / "other",
+        inputs={"a": InputArtifact(uri="/there", content_hash="1")},
+        resources={"nodes": 4, "gpus_per_node": 8},
+        env={"X": "1"},
+    )
+    assert here.fingerprint == there.fingerprint
+    assert here.fingerprint != spec(tmp_path, inputs={"a": InputArtifact(uri="/here", content_hash="2")}).fingerprint
+
+
+@pytest.mark.parametrize("entrypoint", ["os.system", "rluf_assets.jobs.x; rm -rf /", "rluf_assets.jobs."])
+def test_entrypoint_must_be_a_job(tmp_path: Path, entrypoint: str) -> None:
+    with pytest.raises(ValidationError, match="expected a module under"):
+        spec(tmp_path, entrypoint)
+
+
+def test_second_run_reuses_the_artifact(tmp_path: Path) -> None:
+    first, reused_first = run_job(spec(tmp_path), write_number)
+    second, reused_second = run_job(spec(tmp_path), write_number)
+    assert (reused_first, reused_second) == (False, True)
+    assert first.content_hash == second.content_hash
+
+
+def test_leftovers_of_a_killed_attempt_do_not_reach_the_artifact(tmp_path: Path) -> None:
+    clean, _ = run_job(spec(tmp_path / "clean"), write_number)
+    dirty = tmp_path / "dirty" / "artifact"
+    (dirty / "half").mkdir(parents=True)
+    (dirty / "half" / "x").write_text("x")
+    (dirty / "stray.txt").write_text("stray")
+    again, _ = run_job(spec(tmp_path / "dirty"), write_number)
+    assert again.content_hash == clean.content_hash
+    assert not (dirty / "stray.txt").exists()
+
+
+def test_missing_package_names_its_extra(tmp_path: Path) -> None:
+    def needs_deepspeed(job: Job) -> Produced:
+        raise ModuleNotFoundError("No module named 'deepspeed'", name="deepspeed.ops")
+
+    with pytest.raises(MissingExtra, match=r"pip install 'rluf\[deepspeed\]'"):
+        run_job(spec(tmp_path), needs_deepspeed)
+    assert read_artifact(str(tmp_path / "artifact")) is None
+
+
+def test_launcher_runs_a_job_as_subprocess_and_shows_its_last_words(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "table.json").write_text("{}")
+    launcher = LocalLauncher()
+    good = spec(
+        tmp_path,
+        config={"tables": {"table.json": []}},
+        inputs={"source": InputArtifact(uri=str(source), content_hash="1")},
+    )
+    result = launcher.run(None, good)
+    assert json.loads((tmp_path / "artifact" / "table.json").read_text()) == {}
+    assert not result.reused
+    assert launcher.run(None, good).reused
+    bad = good.model_copy(update={"config": {"tables": {"absent.json": []}}, "output_uri": str(tmp_path / "bad")})
+    with pytest.raises(JobFailed, match=r"absent\.json"):
+        launcher.run(None, bad)
+    assert "rluf_assets.jobs.adopt_tables" in launcher.render(good)
+
+
+SLOW_JOB = """
+import sys, time
+from pathlib import Path
+from resources.launchers.spec import JobSpec
+from rluf_assets.jobs.runner import run_job
+from rluf_assets.lake import Produced
+
+def stage(job):
+    with (job.out.parent / "ran").open("a") as stream:
+        stream.write("x")
+    (job.out / "half.txt").write_text("half")
+    time.sleep(float(sys.argv[2]))
+    (job.out / "half.txt").write_text("whole")
+    return Produced()
+
+print(run_job(JobSpec.model_validate_json(Path(sys.argv[1]).read_text()), stage)[1])
+"""
+
+
+def start(tmp_path: Path, seconds: float) -> subprocess.Popen[str]:
+    path = tmp_path / "spec.json"
+    path.write_text(spec(tmp_path).model_dump_json())
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOW_JOB, str(path), str(seconds)], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(400):
+        if path.exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{path} did not appear")
+
+
+def test_killed_job_leaves_no_artifact_and_a_rerun_makes_it_whole(tmp_path: Path) -> None:
+    victim = start(tmp_path, 60)
+    wait_for(tmp_path / "artifact" / "half.txt")
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert read_artifact(str(tmp_path / "artifact")) is None
+    assert start(tmp_path, 0).communicate(timeout=60)[0].strip() == "False"
+    assert (tmp_path / "artifact" / "half.txt").read_text() == "whole"
+
+
+def test_two_processes_asked_for_one_fingerprint_share_one_job(tmp_path: Path) -> None:
+    both = [start(tmp_path, 1.5), start(tmp_path, 1.5)]
+    assert sorted(process.communicate(timeout=60)[0].strip() for process in both) == ["False", "True"]
+    assert (tmp_path / "ran").read_text() == "x"
