@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 import dagster as dg
+from pydantic import Field
 
 from resources.launchers.spec import JobResult, JobSpec
 from rluf_assets.errors import JobFailed
@@ -31,7 +32,7 @@ class LocalLauncher(dg.ConfigurableResource):  # type: ignore[type-arg]
     each subprocess may use of the CPU (two single-thread jobs side by side beat one with two threads).
     """
 
-    in_process: Sequence[str] = ()
+    in_process: list[str] = Field(default_factory=list)
     threads_per_job: int = 1
 
     def run(self, context: dg.AssetExecutionContext | None, spec: JobSpec) -> JobResult:

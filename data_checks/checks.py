@@ -1,0 +1,79 @@
+"""Dagster asset checks: every expectation of a suite is one check, with what was observed and what was expected.
+
+Critical expectations block what lies downstream, warnings do not. A run over many days is judged in one call, on one
+frame with a row per day. The resource `lake` gives the artifacts; assets are named by key, none is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+
+from data_checks.suites import CRITICAL, load_suite, run_suite, suite_path
+from rluf_assets.lake import Lake
+
+Frame = Callable[[dg.AssetCheckExecutionContext, Lake], pl.DataFrame]
+
+
+def build_checks(folder: Path | None = None) -> list[dg.AssetChecksDefinition]:
+    """Checks of all suites; `folder` may hold edited copies of them."""
+    return [
+        _checks_of("validated_replies", suite_path("validated_replies", folder), _day_metrics, key="day"),
+        _checks_of("signal_set", suite_path("signal_set", folder), _set_metrics, key=None),
+    ]
+
+
+def _checks_of(asset: str, path: Path, frame: Frame, key: str | None) -> dg.AssetChecksDefinition:
+    specs = [
+        dg.AssetCheckSpec(
+            entry["meta"]["name"],
+            asset=dg.AssetKey(asset),
+            description=entry["meta"].get("description"),
+            blocking=entry.get("severity", CRITICAL) == CRITICAL,
+        )
+        for entry in load_suite(path)["expectations"]
+    ]
+
+    @dg.multi_asset_check(name=f"{asset}_checks", specs=specs, can_subset=True, required_resource_keys={"lake"})
+    def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        wanted = {check.name for check in context.selected_asset_check_keys}
+        metrics = frame(context, context.op_execution_context.resources.lake.lake)
+        for outcome in run_suite(metrics, path, key=key):
+            if outcome.name in wanted:
+                yield dg.AssetCheckResult(
+                    asset_key=dg.AssetKey(asset),
+                    check_name=outcome.name,
+                    passed=outcome.passed,
+                    severity=_severity(outcome.severity),
+                    description=outcome.observed,
+                    metadata={"observed": outcome.observed, "expected": outcome.expected, "rows": metrics.height},
+                )
+
+    return checks
+
+
+def _severity(severity: str) -> dg.AssetCheckSeverity:
+    return dg.AssetCheckSeverity.ERROR if severity == CRITICAL else dg.AssetCheckSeverity.WARN
+
+
+def _day_metrics(context: dg.AssetCheckExecutionContext, lake: Lake) -> pl.DataFrame:
+    """Metrics rows of the run's days; of all days in the lake where the run has none."""
+    there = lake.partitions("validated_replies")
+    in_run = context.op_execution_context
+    partitioned = in_run.has_partition_key or in_run.has_partition_key_range
+    days = [day for day in in_run.partition_keys if day in set(there)] if partitioned else there
+    return pl.scan_parquet(
+        [lake.current("validated_replies", day).path("metrics.parquet") for day in days], hive_partitioning=False
+    ).collect() if days else pl.DataFrame()  # fmt: skip
+
+
+def _set_metrics(context: dg.AssetCheckExecutionContext, lake: Lake) -> pl.DataFrame:
+    from data_checks.metrics import signal_set_metrics
+
+    return signal_set_metrics(lake.current("signal_set").uri)
+
+
+all_checks = build_checks()

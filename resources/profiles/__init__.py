@@ -1,0 +1,194 @@
+"""Profiles: every setting of the graph in one typed tree, read from YAML.
+
+A packaged profile (`tiny`, `laptop`) gives the ground, the home folder's `rluf.yaml` is laid over it. Unknown keys are
+errors that name the nearest key. `candidates.yaml` is the only place where a candidate's weights are written.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from datetime import date, timedelta
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rluf_assets.errors import ConfigError
+from rluf_assets.evaluation.config import AuditConfig as HackingAuditConfig
+from rluf_assets.evaluation.config import BacktestConfig, ReadoutConfig, ReleaseConfig
+from rluf_assets.feedback.config import AuditConfig as SignalAuditConfig
+from rluf_assets.feedback.config import ContractConfig, PairsConfig, PromptsConfig, SignalSetConfig
+from rluf_assets.policy.config import BasePolicyConfig, EvaluationConfig, OptimisationConfig
+from rluf_assets.rewards.config import RewardConfig
+
+Settings = TypeVar("Settings", bound=BaseModel)
+SETTINGS_FILE = "rluf.yaml"
+CANDIDATES_FILE = "candidates.yaml"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LauncherSettings(_Frozen):
+    """Where jobs run: on this machine, light ones in the Dagster process, the others as subprocesses."""
+
+    kind: Literal["local"] = "local"
+    in_process: tuple[str, ...] = ()
+    threads_per_job: int = Field(1, ge=1)
+
+
+class SimulatedSettings(_Frozen):
+    """A simulated company; each part is validated by `rluf_assets.simulation.config` when it is played."""
+
+    kind: Literal["simulated"]
+    first_day: date = date(2026, 1, 1)
+    days: int = Field(60, ge=2)
+    logs: dict[str, Any] = {}
+    launches: dict[str, Any] = {}
+    ab_test: dict[str, Any] = {}
+
+
+class LoggedSettings(_Frozen):
+    """A company's own stores; `{day}` in a template stands for the partition's date."""
+
+    kind: Literal["logged"]
+    first_day: date
+    days: int | None = Field(None, ge=1, description="None: up to yesterday, one more partition every day")
+    messages: str
+    reactions: str
+    log_format: str = "canonical"
+    preferences: dict[str, str] = Field(description="file of expert pairs for helpfulness and for safety")
+    past_launches: str = Field(description="folder with launches.parquet and texts.parquet")
+    ab_exposures: str = Field(description="folder with exposures.parquet; `{candidate}` stands for the arm")
+
+
+class Profile(_Frozen):
+    """All settings of one home folder."""
+
+    profile: str
+    seed: int = 0
+    launcher: LauncherSettings = LauncherSettings()
+    production: SimulatedSettings | LoggedSettings = Field(discriminator="kind")
+    validated_replies: ContractConfig = ContractConfig()
+    signal_audit: SignalAuditConfig = SignalAuditConfig()
+    signal_set: SignalSetConfig = SignalSetConfig()
+    preference_pairs: PairsConfig = PairsConfig(source="")
+    evaluation_prompts: PromptsConfig = PromptsConfig()
+    base_policy: BasePolicyConfig = BasePolicyConfig()
+    p_love: RewardConfig
+    helpfulness_reward: RewardConfig
+    safety_reward: RewardConfig
+    crraft_policy: dict[str, Any] = Field({}, description="what all candidates share; an entry lays its keys over it")
+    offline_evaluation: EvaluationConfig = EvaluationConfig()
+    reward_hacking_audit: HackingAuditConfig = HackingAuditConfig()
+    ab_test_readout: ReadoutConfig = ReadoutConfig()
+    offline_online_backtest: BacktestConfig = BacktestConfig()
+    release_report: ReleaseConfig = ReleaseConfig()
+
+    @property
+    def first_day(self) -> str:
+        return self.production.first_day.isoformat()
+
+    @property
+    def end_day(self) -> str | None:
+        """The day after the last one, or None where a new day comes every day."""
+        if self.production.days is None:
+            return None
+        return (self.production.first_day + timedelta(days=self.production.days)).isoformat()
+
+
+def packaged(name: str) -> Traversable:
+    """The packaged YAML of a profile (or `candidates`). Raises ConfigError naming the profiles there are."""
+    known = sorted(
+        entry.name.removesuffix(".yaml") for entry in files(__name__).iterdir() if entry.name.endswith(".yaml")
+    )
+    if name not in known:
+        profiles = [entry for entry in known if entry != "candidates"]
+        raise ConfigError(f"profile {name!r}: unknown; expected one of {', '.join(profiles)}. Name one with --profile.")
+    return files(__name__).joinpath(f"{name}.yaml")
+
+
+def load_profile(home: Path) -> Profile:
+    """The profile that `rluf.yaml` in the home folder names, with the file's other keys laid over it."""
+    settings_file = home / SETTINGS_FILE
+    own = _mapping(settings_file.read_text(), str(settings_file)) if settings_file.exists() else {}
+    name = str(own.get("profile", "laptop"))
+    ground = _mapping(packaged(name).read_text(), f"profile {name}")
+    source = str(settings_file) if own else f"profile {name}"
+    return _validate(Profile, {**_merge(ground, own), "profile": name}, source)
+
+
+def load_candidates(home: Path) -> dict[str, dict[str, Any]]:
+    """Candidate name -> what it changes in the profile's `crraft_policy` settings (weights first of all)."""
+    path = home / CANDIDATES_FILE
+    text = path.read_text() if path.exists() else packaged("candidates").read_text()
+    candidates = _mapping(text, str(path)).get("candidates")
+    if not isinstance(candidates, dict) or not candidates:
+        raise ConfigError(f"{path}: expected a key `candidates` with at least one entry, found {candidates!r}.")
+    return {str(name): dict(entry or {}) for name, entry in candidates.items()}
+
+
+def candidate_config(home: Path, name: str, ground: Mapping[str, Any]) -> OptimisationConfig:
+    """Settings of one candidate. Raises ConfigError for a partition key that is not in candidates.yaml."""
+    candidates = load_candidates(home)
+    if name not in candidates:
+        raise ConfigError(
+            f"candidate {name!r}: not in {home / CANDIDATES_FILE}, which has {', '.join(candidates)}. Add an entry "
+            "with its weights, or delete the partition."
+        )
+    merged = _merge(ground, candidates[name])
+    return _validate(OptimisationConfig, merged, f"{home / CANDIDATES_FILE}: candidate {name!r}")
+
+
+def _mapping(text: str, source: str) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not YAML ({error}).") from error
+    if value is not None and not isinstance(value, dict):
+        raise ConfigError(f"{source}: expected keys and values, found {type(value).__name__}.")
+    return value or {}
+
+
+def _merge(ground: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `ground`, mapping by mapping; objective weights are replaced whole."""
+    merged = dict(ground)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both and key != "weights" else value
+    return merged
+
+
+def _validate(model: type[Settings], values: Mapping[str, Any], source: str) -> Settings:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}:\n" + "\n".join(_problems(model, error))) from error
+
+
+def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        place = [str(part) for part in problem["loc"]]
+        message = f"  {'.'.join(place) or 'settings'}: {problem['msg']}"
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(place[-1], _known_keys(model, place[:-1]), n=1)
+            message += f"; did you mean {near[0]!r}?" if near else ""
+        elif problem["type"] != "missing":
+            message += f"; found {problem['input']!r}"
+        yield message
+
+
+def _known_keys(model: type[BaseModel], place: list[str]) -> list[str]:
+    """Keys of the settings class at a place in the tree (unions and scalars end the walk)."""
+    here: Any = model
+    for part in place:
+        field = here.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        here = field.annotation
+    return list(here.model_fields)

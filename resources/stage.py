@@ -1,0 +1,115 @@
+"""StageRunner: the one thing every asset calls. It turns a piece of work into a job, runs it, and tells Dagster.
+
+Work in, artifact in force out: spec with fingerprint -> launcher -> `current.json` -> MaterializeResult with the
+content hash as data version, counts and figures as metadata, and the folder's path.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import BaseModel
+
+from resources.launchers.local import LocalLauncher
+from resources.launchers.spec import InputArtifact, JobResources, JobResult, JobSpec
+from rluf_assets.lake import Artifact, Lake, make_fingerprint
+
+
+class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The lake as a Dagster resource; checks and assets read artifacts through `.lake`."""
+
+    root: str
+
+    @property
+    def lake(self) -> Lake:
+        return Lake(self.root)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage has to do: a job, its semantic config and the artifacts it reads."""
+
+    job: str
+    config: BaseModel
+    inputs: Mapping[str, Artifact | InputArtifact] = field(default_factory=dict)
+    resources: JobResources = field(default_factory=JobResources)
+
+
+class StageRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Runs an asset's work through the launcher and puts the result in force."""
+
+    store: LakeResource
+    launcher: LocalLauncher
+    seed: int
+
+    @property
+    def lake(self) -> Lake:
+        return self.store.lake
+
+    def spec(self, asset: str, partition: str | None, work: Work) -> JobSpec:
+        """The job for this work; its folder in the lake follows from its fingerprint."""
+        inputs = {k: v if isinstance(v, InputArtifact) else InputArtifact.of(v) for k, v in work.inputs.items()}
+        draft = JobSpec(
+            name=asset if partition is None else f"{asset}[{partition}]",
+            entrypoint=f"rluf_assets.jobs.{work.job}",
+            version=str(getattr(work.config, "version", "1")),
+            seed=self.seed,
+            output_uri="",
+            config=work.config.model_dump(mode="json"),
+            inputs=inputs,
+            resources=work.resources,
+        )
+        return draft.model_copy(update={"output_uri": self.lake.folder(asset, partition, draft.fingerprint)})
+
+    def run(self, context: dg.AssetExecutionContext, work: Work) -> dg.MaterializeResult[Any]:
+        """Do the work of the asset (and partition) being materialised."""
+        asset = context.asset_key.to_user_string()
+        partition = context.partition_key if context.has_partition_key else None
+        result = self._finish(asset, partition, self.launcher.run(context, self.spec(asset, partition, work)))
+        return dg.MaterializeResult(
+            metadata=describe(result), data_version=dg.DataVersion(result.artifact.content_hash)
+        )
+
+    def run_days(self, context: dg.AssetExecutionContext, works: Mapping[str, Work]) -> dg.MaterializeResult[Any]:
+        """Do the work of a range of days in one run; every day gets its own artifact and metadata."""
+        asset = context.asset_key.to_user_string()
+        specs = [self.spec(asset, day, work) for day, work in works.items()]
+        results = self.launcher.run_many(context, specs)
+        for day, result in zip(works, results, strict=True):
+            self._finish(asset, day, result)
+            context.add_asset_metadata(describe(result), partition_key=day)
+        hashes = {day: result.artifact.content_hash for day, result in zip(works, results, strict=True)}
+        # Dagster takes one data version per step: a day alone has its own, a range the hash over its days'.
+        version = next(iter(hashes.values())) if len(hashes) == 1 else make_fingerprint("days", None, hashes, 0)
+        return dg.MaterializeResult(data_version=dg.DataVersion(version))
+
+    def run_aside(self, context: dg.AssetExecutionContext | None, name: str, work: Work) -> Artifact:
+        """Run a job that is not an asset's own work (playing the production), under its own name in the lake."""
+        result = self.launcher.run(context, self.spec(name, None, work))
+        return self._finish(name, None, result).artifact
+
+    def _finish(self, asset: str, partition: str | None, result: JobResult) -> JobResult:
+        self.lake.set_current(asset, partition, result.artifact)
+        return result
+
+
+def describe(result: JobResult) -> dict[str, Any]:
+    """Dagster metadata of a job's result: counts, figures, where it is, what it cost, its pages."""
+    artifact, manifest = result.artifact, result.artifact.manifest
+    pages = {
+        f"page: {page.stem}": dg.MetadataValue.url(page.resolve().as_uri())
+        for page in sorted(Path(artifact.uri).glob("*.html"))
+    }
+    figures = {k: v for k, v in artifact.metrics.items() if isinstance(v, int | float | str | bool)}
+    return {
+        **{f"rows: {name}": count for name, count in artifact.rows.items()},
+        **figures,
+        **pages,
+        "path": dg.MetadataValue.path(artifact.uri),
+        "fingerprint": artifact.fingerprint[:16],
+        "reused": result.reused,
+        "wall_s": float(manifest["wall_s"]),
+        "peak_memory_gb": float(manifest["peak_memory_gb"]),
+    }

@@ -1,0 +1,38 @@
+"""policy: one CRRAFT run per candidate."""
+
+import dagster as dg
+
+from resources.profiles import candidate_config
+from resources.stage import Work
+from rluf_assets.assets.common import OWNERS, Result, StageRunner
+from rluf_assets.assets.reward_models import base_policy, helpfulness_reward, p_love, safety_reward
+from rluf_assets.assets.signals import evaluation_prompts
+from rluf_assets.lake import Artifact, Lake
+from rluf_assets.partitions import CANDIDATES, home, profile
+
+# Objectives by name -> the asset that scores them. "love" stands for the configured signal's reward model.
+REWARDS = {"love": "p_love", "helpfulness": "helpfulness_reward", "safety": "safety_reward"}
+
+
+def rewards_of(lake: Lake) -> dict[str, Artifact]:
+    """`rewards/<objective>` -> the reward model in force."""
+    return {f"rewards/{objective}": lake.current(asset) for objective, asset in REWARDS.items()}
+
+
+@dg.asset(
+    partitions_def=CANDIDATES,
+    group_name="policy",
+    owners=OWNERS,
+    kinds={"torch", "huggingface"},
+    code_version="1",
+    deps=[base_policy, evaluation_prompts, p_love, helpfulness_reward, safety_reward],
+)
+def crraft_policy(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
+    """A causal language model optimised with a candidate's weights; one row of metrics per iteration."""
+    config = candidate_config(home(), context.partition_key, profile().crraft_policy)
+    inputs = {
+        "base_policy": stage.lake.current("base_policy"),
+        "evaluation_prompts": stage.lake.current("evaluation_prompts"),
+        **rewards_of(stage.lake),
+    }
+    return stage.run(context, Work("optimise_policy", config, inputs))

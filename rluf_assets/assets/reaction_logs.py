@@ -1,0 +1,70 @@
+"""reaction_logs: the production's logs by day, as they came and as validated."""
+
+import warnings
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+from resources.stage import Work
+from rluf_assets.assets.common import OWNERS, Production, Result, StageRunner
+from rluf_assets.lake import Artifact
+from rluf_assets.partitions import DAYS, profile
+
+# Dagster 1.13 marks backfill policies and Pipes readers beta; the notices would meet people at every command.
+for notice in (dg.BetaWarning, dg.PreviewWarning):
+    warnings.filterwarnings("ignore", category=notice)
+
+DAILY: dict[str, Any] = {
+    "partitions_def": DAYS,
+    "backfill_policy": dg.BackfillPolicy.single_run(),
+    "group_name": "reaction_logs",
+    "owners": OWNERS,
+    "kinds": {"polars", "parquet"},
+}
+
+
+@dg.asset(**DAILY, code_version="1")
+def raw_messages(context: dg.AssetExecutionContext, stage: StageRunner, production: Production) -> Result:
+    """One row per message, as the source gave it, in canonical columns; append-only, by the day it was written."""
+    return stage.run_days(context, {day: production.logs(context, "messages", day) for day in context.partition_keys})
+
+
+@dg.asset(**DAILY, code_version="1")
+def raw_reactions(context: dg.AssetExecutionContext, stage: StageRunner, production: Production) -> Result:
+    """One row per reaction event (set or revoked), as the source gave it, by the day it was given."""
+    return stage.run_days(context, {day: production.logs(context, "reactions", day) for day in context.partition_keys})
+
+
+@dg.asset(
+    **DAILY,
+    code_version="1",
+    deps=[
+        dg.AssetDep(raw_messages, partition_mapping=dg.TimeWindowPartitionMapping(start_offset=-1)),
+        dg.AssetDep(raw_reactions, partition_mapping=dg.TimeWindowPartitionMapping(end_offset=1)),
+    ],
+)
+def validated_replies(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
+    """One row per assistant reply: its label per signal, mature or pending; bad rows in the quarantine beside it."""
+    return stage.run_days(context, {day: _validation(stage, day) for day in context.partition_keys})
+
+
+def _validation(stage: StageRunner, day: str) -> Work:
+    today = date.fromisoformat(day)
+    neighbours = {
+        "messages": ("raw_messages", today),
+        "previous_messages": ("raw_messages", today - timedelta(days=1)),
+        "reactions": ("raw_reactions", today),
+        "next_reactions": ("raw_reactions", today + timedelta(days=1)),
+    }
+    there = {asset: set(stage.lake.partitions(asset)) for asset in ("raw_messages", "raw_reactions")}
+    inputs: dict[str, Artifact] = {
+        name: stage.lake.current(asset, when.isoformat())
+        for name, (asset, when) in neighbours.items()
+        if when.isoformat() in there[asset] or when == today
+    }
+    # A label is final once the day after it is in: later days must not change what is asked for.
+    last = min(date.fromisoformat(max(there["raw_messages"])), today + timedelta(days=1))
+    as_of = f"{(last + timedelta(days=1)).isoformat()}T00:00:00+00:00"
+    config = profile().validated_replies.model_copy(update={"as_of": datetime.fromisoformat(as_of), "day": today})
+    return Work("validate_replies", config, inputs)

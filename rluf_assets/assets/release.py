@@ -1,0 +1,44 @@
+"""Which candidate a release report promotes, and the work of putting it in force. No assets here."""
+
+from __future__ import annotations
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from resources.stage import Work
+from rluf_assets.errors import ArtifactMissing
+from rluf_assets.lake import Artifact, Lake, read_json
+
+
+class ReleaseRecord(BaseModel):
+    """What a release says besides its inputs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    candidate: str
+    previous_content_hash: str | None = None
+
+
+def chosen_candidate(report: Artifact) -> str | None:
+    """The promoted candidate with the largest predicted lift (they are listed best first), or None on hold."""
+    decisions = pl.read_parquet(report.path("decisions.parquet"))
+    promoted = decisions.filter(pl.col("decision") == "promote")["candidate"].to_list()
+    return promoted[0] if promoted else None
+
+
+def release_work(lake: Lake, report: Artifact, candidate: str) -> Work:
+    """The job that writes the model card and lineage of a promoted candidate."""
+    policy = lake.current("crraft_policy", candidate)
+    record = ReleaseRecord(candidate=candidate, previous_content_hash=_previous(lake, policy))
+    return Work("release_policy", record, {"release_report": report, "policy": policy})
+
+
+def _previous(lake: Lake, policy: Artifact) -> str | None:
+    """Policy in force before this one: releasing the same weights again does not make them their own predecessor."""
+    try:
+        in_force = read_json(lake.current("released_policy").path("release.json"))
+    except ArtifactMissing:
+        return None
+    if in_force["policy"]["content_hash"] != policy.content_hash:
+        return str(in_force["policy"]["content_hash"])
+    before = in_force["previous_content_hash"]
+    return None if before is None else str(before)

@@ -1,0 +1,44 @@
+"""signals: which signal to trust, the training set built from it, expert pairs, and the fixed prompts."""
+
+from typing import Any
+
+import dagster as dg
+
+from resources.stage import Work
+from rluf_assets.assets.common import OWNERS, Production, Result, StageRunner, days_of
+from rluf_assets.assets.reaction_logs import validated_replies
+from rluf_assets.partitions import OBJECTIVES, profile
+
+SIGNALS: dict[str, Any] = {
+    "group_name": "signals",
+    "owners": OWNERS,
+    "kinds": {"polars", "parquet"},
+    "code_version": "1",
+}
+
+
+@dg.asset(**SIGNALS, deps=[validated_replies])
+def signal_audit(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
+    """One row per candidate signal: volume, correlation with returning users, purity, adversarial share."""
+    inputs = days_of(stage.lake, "validated_replies")
+    return stage.run(context, Work("signal_audit", profile().signal_audit, inputs))
+
+
+@dg.asset(**SIGNALS, deps=[validated_replies])
+def signal_set(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
+    """One row per training example (TRL unpaired preference), upsampled; and a later holdout at the natural rate."""
+    inputs = days_of(stage.lake, "validated_replies")
+    return stage.run(context, Work("signal_set", profile().signal_set, inputs))
+
+
+@dg.asset(**SIGNALS, partitions_def=OBJECTIVES)
+def preference_pairs(context: dg.AssetExecutionContext, stage: StageRunner, production: Production) -> Result:
+    """One row per expert pair (TRL preference): helpfulness or safety; broken pairs in the quarantine beside it."""
+    return stage.run(context, production.preferences(context, context.partition_key, profile().preference_pairs))
+
+
+@dg.asset(**SIGNALS, deps=[validated_replies])
+def evaluation_prompts(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
+    """One row per fixed prompt: some to optimise on, and later users' to evaluate on."""
+    inputs = days_of(stage.lake, "validated_replies")
+    return stage.run(context, Work("evaluation_prompts", profile().evaluation_prompts, inputs))

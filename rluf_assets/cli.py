@@ -1,0 +1,75 @@
+"""`rluf`: the toolkit from a terminal. Every command is a thin wrapper over the same functions notebooks call."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rluf_assets.errors import RlufError
+
+app = typer.Typer(help="Reinforcement Learning from User Feedback.", no_args_is_help=True, add_completion=False)
+
+Home = Annotated[Path, typer.Option("--home", help="Folder of the lake, the Dagster instance and the reports.")]
+DEFAULT_HOME = Path("rluf-demo")
+
+
+@app.callback()
+def _root() -> None:
+    """Reinforcement Learning from User Feedback."""
+
+
+@app.command("demo")
+def demo_command(
+    home: Home = DEFAULT_HOME,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated production and of all training.")] = 0,
+    profile: Annotated[str, typer.Option(help="tiny (two minutes, for tests) or laptop.")] = "laptop",
+) -> None:
+    """Simulate a production and run the whole graph: reaction logs -> release decision."""
+    from rluf_assets.demo import demo
+
+    demo(home, seed=seed, profile=profile)
+
+
+@app.command()
+def ui(
+    home: Home = DEFAULT_HOME,
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
+) -> None:
+    """Open the Dagster UI on a home folder's lake (its runs, assets and reports)."""
+    from rluf_assets.demo import open_ui
+
+    open_ui(home, host, port)
+
+
+@app.command()
+def results(
+    home: Home = Path("rluf-results"),
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by spaces.")] = "0 1 2",
+    profile: Annotated[str, typer.Option()] = "laptop",
+    output: Annotated[Path, typer.Option(help="Markdown file to write the table to.")] = Path("docs/results.md"),
+) -> None:
+    """Run the demo for several seeds and write the table of results."""
+    from rluf_assets.results import write_results
+
+    write_results(home, [int(seed) for seed in seeds.split()], profile, output)
+
+
+def main() -> None:
+    """Entry point: the toolkit's own errors become one message and exit status 1; others keep their traceback."""
+    if os.environ.get("RLUF_TRACEBACK"):
+        app()
+        return
+    try:
+        app()
+    except RlufError as error:
+        print(f"rluf: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""`rluf demo`: simulate a production, run the whole graph through Dagster, print one table and the path of one page.
+
+Everything lies under one home folder: `lake/` (artifacts), `dagster/` (the instance the UI opens), `reports/`
+(index.html, summary.json), `rluf.yaml` and `candidates.yaml` (what people edit). A second run reuses every artifact
+whose fingerprint is unchanged. What happens to be written to the terminal is only a view: the runs are Dagster's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import yaml
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from resources.profiles import CANDIDATES_FILE, SETTINGS_FILE, load_profile, packaged
+from rluf_assets.errors import ConfigError, JobFailed
+from rluf_assets.lake import read_json, write_json
+from rluf_assets.materialise import Outcome, Unit, quiet_environment, run_units
+from rluf_assets.summary import print_table, write_summary
+
+HOME_VARIABLE = "RLUF_HOME"
+WORKERS = 2  # two single-thread jobs side by side beat one job with two threads
+
+DAGSTER_YAML = """telemetry:
+  enabled: false
+"""
+
+
+def demo(home: Path, *, seed: int = 0, profile: str = "laptop", console: Console | None = None) -> Path:
+    """Run the loop and return the path of summary.json.
+
+    Raises ConfigError (unknown profile, unwritable home), JobFailed when an asset crashes or a blocking data check
+    fails. A hold verdict is a result, not an error.
+    """
+    console = console or Console()
+    started = time.monotonic()
+    prepare_home(home, seed=seed, profile=profile)
+    quiet_environment()
+    console.print(f"[bold]RLUF demo[/bold]: profile {profile}, seed {seed}, home {home}")
+    with MemoryWatch() as memory:
+        outcomes = materialise_all(home, console)
+        failures = [message for outcome in outcomes.values() for message in (*outcome.errors, *outcome.failed_checks)]
+        if failures:
+            raise JobFailed("the demo stopped:\n" + "\n".join(failures))
+        summary = write_summary(home)
+    figures = read_json(str(summary))
+    figures |= {"wall_s": round(time.monotonic() - started, 1), "peak_memory_gb": round(memory.peak_gb, 2)}
+    write_json(str(summary), figures)
+    print_table(figures, console)
+    console.print(f"\n[bold]Read the page:[/bold] {summary.parent / 'index.html'}")
+    console.print(f"Open the graph: rluf ui --home {home}")
+    return summary
+
+
+def prepare_home(home: Path, *, seed: int, profile: str) -> None:
+    """Create the home folder with its settings, candidates and Dagster instance; keep what people edited.
+
+    Raises ConfigError if the folder cannot be written or the profile is unknown.
+    """
+    packaged(profile)  # an unknown profile is refused before anything is written
+    try:
+        for folder in ("dagster", "lake", "reports"):
+            (home / folder).mkdir(parents=True, exist_ok=True)
+        settings_file = home / SETTINGS_FILE
+        settings = yaml.safe_load(settings_file.read_text()) if settings_file.exists() else {}
+        settings_file.write_text(yaml.safe_dump({**settings, "profile": profile, "seed": seed}, sort_keys=False))
+        if not (home / CANDIDATES_FILE).exists():
+            shutil.copy(Path(str(packaged("candidates"))), home / CANDIDATES_FILE)
+        if not (home / "dagster" / "dagster.yaml").exists():
+            (home / "dagster" / "dagster.yaml").write_text(DAGSTER_YAML)
+    except OSError as error:
+        raise ConfigError(
+            f"home folder {home}: not writable ({error.strerror}). Name another one with --home DIR."
+        ) from error
+    load_profile(home)
+
+
+def load_code_location(home: Path) -> dg.Definitions:
+    """The definitions for one home folder, as `dagster dev` would load them there."""
+    os.environ[HOME_VARIABLE] = str(home.resolve())
+    os.environ["DAGSTER_HOME"] = str((home / "dagster").resolve())
+    module = importlib.import_module("rluf_assets.definitions")
+    defs = module.defs
+    if not isinstance(defs, dg.Definitions):
+        raise TypeError("rluf_assets.definitions.defs is not a dagster Definitions object")
+    return defs
+
+
+def materialise_all(home: Path, console: Console) -> Mapping[Unit, Outcome]:
+    """Materialise every asset and partition of the graph, with a live display."""
+    defs = load_code_location(home)
+    from rluf_assets.partitions import all_units, register_candidates
+
+    with dg.DagsterInstance.get() as instance:
+        register_candidates(instance)
+        units = all_units()
+        with Live(console=console, refresh_per_second=2, transient=not console.is_terminal) as live:
+            printed: set[Unit] = set()
+
+            def show(outcomes: dict[Unit, Outcome]) -> None:
+                if console.is_terminal:
+                    live.update(progress_table(outcomes, home))
+                    return
+                for unit, outcome in outcomes.items():
+                    if outcome.state in ("done", "failed", "skipped") and unit not in printed:
+                        printed.add(unit)
+                        console.print(f"{outcome.state:8} {outcome.wall_s:6.1f} s  {escape(unit.name)}")
+
+            return run_units(defs, units, workers=WORKERS, on_change=show)
+
+
+def progress_table(outcomes: Mapping[Unit, Outcome], home: Path) -> Table:
+    """One line per Dagster run: its state, time, and the last word of the job it is running."""
+    table = Table("", "run", "time", "now", box=None, padding=(0, 1))
+    marks = {"waiting": "·", "running": "[yellow]▸[/]", "done": "[green]✓[/]", "failed": "[red]✗[/]", "skipped": "-"}
+    for unit, outcome in outcomes.items():
+        running = outcome.state == "running"
+        elapsed = time.monotonic() - outcome.started if running else outcome.wall_s
+        now = last_progress(home, unit, elapsed) if running else "; ".join(outcome.errors)[:80]
+        table.add_row(marks[outcome.state], escape(unit.name), f"{elapsed:5.1f} s" if elapsed else "", escape(now))
+    return table
+
+
+def last_progress(home: Path, unit: Unit, elapsed_s: float) -> str:
+    """The newest line any job of the unit wrote to its progress file, or nothing yet."""
+    since = time.time() - elapsed_s
+    files = [
+        (file.stat().st_mtime, file)
+        for asset in unit.assets
+        for file in (home / "lake" / asset).glob(f"{unit.partition or '*'}/*/logs/progress.jsonl")
+    ]
+    fresh = [entry for entry in files if entry[0] >= since]
+    if not fresh:
+        return ""
+    lines = max(fresh)[1].read_text().splitlines()
+    if not lines:
+        return ""
+    last = json.loads(lines[-1])
+    return f"{last['done']}/{last['total']} {last['message']}"[:70]
+
+
+def open_ui(home: Path, host: str, port: int) -> None:
+    """Serve the Dagster UI for a home folder until interrupted. Raises ConfigError where there is no such home."""
+    if not (home / SETTINGS_FILE).exists():
+        raise ConfigError(f"home folder {home}: holds no {SETTINGS_FILE}. Make it with: rluf demo --home {home}")
+    environment = {
+        **os.environ,
+        HOME_VARIABLE: str(home.resolve()),
+        "DAGSTER_HOME": str((home / "dagster").resolve()),
+        "DAGSTER_DISABLE_TELEMETRY": "yes",
+    }
+    command = ["dagster", "dev", "-m", "rluf_assets.definitions", "--host", host, "--port", str(port)]
+    subprocess.run([sys.executable, "-m", *command], env=environment, check=False)
+
+
+class MemoryWatch:
+    """Samples the memory of this process and its children; `peak_gb` is the largest sum seen."""
+
+    def __init__(self, interval_s: float = 0.5) -> None:
+        self.peak_gb = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, args=(interval_s,), daemon=True)
+
+    def __enter__(self) -> MemoryWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self, interval_s: float) -> None:
+        this = psutil.Process()
+        while not self._stop.wait(interval_s):
+            total = 0
+            for process in (this, *this.children(recursive=True)):
+                try:
+                    total += process.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            self.peak_gb = max(self.peak_gb, total / 2**30)

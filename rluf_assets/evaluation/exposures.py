@@ -1,0 +1,64 @@
+"""Exposure frames of an A/B test: checks, and one row per user of an arm.
+
+A frame has one row per user, or one per user x use_case (and x day): counts are added up per user, flags hold if they
+hold once, and pre-period columns are taken once.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from rluf_assets.errors import DataError
+from rluf_assets.evaluation.config import Metric, ReadoutConfig
+from rluf_assets.evaluation.frames import require_columns
+
+KEYS = ("user_id", "arm", "use_case", "day", "first_exposed_at")
+
+
+def per_user(arm: str, frame: pl.DataFrame, use_case: str | None = None) -> pl.DataFrame:
+    """One row per user, sorted by user_id: counts summed, flags as 0/1, pre-period columns once.
+
+    Raises DataError for a missing column, an empty arm, a missing user, or a negative or missing count.
+    """
+    where = f"ab_exposures[{arm}]"
+    require_columns(where, frame, ("user_id", "replies"))
+    if use_case is not None:
+        frame = frame.filter(pl.col("use_case") == use_case)
+    elif frame.is_empty():
+        raise DataError(
+            f"{where}: found no exposed users, expected at least one. Check that the arm took traffic, and its log."
+        )
+    counts = [c for c, kind in frame.schema.items() if c not in KEYS and (kind.is_numeric() or kind == pl.Boolean)]
+    if frame["user_id"].null_count():
+        raise DataError(
+            f"{where}: found {frame['user_id'].null_count()} rows without user_id, expected none. Drop them."
+        )
+    values = frame.with_columns(pl.col(c).cast(pl.Float64) for c in counts)
+    bad = [c for c in counts if not values[c].is_finite().fill_null(False).all() or (values[c] < 0).any()]
+    if bad:
+        raise DataError(f"{where}: found missing, infinite or negative counts in {bad}, expected numbers >= 0.")
+    once = [c for c in counts if c.startswith("pre_") or frame.schema[c] == pl.Boolean]
+    summed = [c for c in counts if c not in once]
+    return values.group_by("user_id").agg(pl.col(summed).sum(), pl.col(once).max()).sort("user_id")
+
+
+def segments_of(frame: pl.DataFrame, base: pl.DataFrame) -> list[str]:
+    """Use cases in both arms, if the exposures are split by use case."""
+    if "use_case" not in frame.columns or "use_case" not in base.columns:
+        return []
+    both = frame.select("use_case").unique().join(base.select("use_case").unique(), on="use_case")
+    return sorted(both["use_case"].drop_nulls().to_list())
+
+
+def metric_columns(users: pl.DataFrame, metric: Metric) -> bool:
+    """Whether an arm holds a metric's columns."""
+    return all(c == "users" or c in users.columns for c in (metric.numerator, metric.denominator))
+
+
+def covariates_of(config: ReadoutConfig, users: pl.DataFrame, base: pl.DataFrame) -> list[str]:
+    """Pre-period columns that both arms hold and that vary."""
+    return [
+        c
+        for c in config.covariates
+        if c in users.columns and c in base.columns and pl.concat([users[c], base[c]]).n_unique() > 1
+    ]

@@ -1,0 +1,208 @@
+"""The release report: one self-contained HTML page that opens offline, on a phone and in print.
+
+Plotly is inlined once, compressed (the browser unpacks it), so the page stays near 2 MB; every plot also has its
+numbers as a table, which is what print, screen readers and browsers without scripts show.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from rluf_assets.evaluation import plots
+from rluf_assets.evaluation.config import ReleaseConfig
+from rluf_assets.evaluation.frames import Evaluation
+from rluf_assets.evaluation.offline import ALL, OfflineComparison
+from rluf_assets.evaluation.readout import Readout
+from rluf_assets.evaluation.release import REFERENCE, Decision, conclusion
+from rluf_assets.evaluation.words import number, percent, points, span
+
+TEMPLATE = Path(__file__).with_name("report.jinja")
+MARKS = {
+    **dict.fromkeys(("pass", "ok", "promote", "better"), "✓"),
+    **dict.fromkeys(("fail", "hold", "harm", "worse"), "✗"),
+    **dict.fromkeys(("open", "needs A/B", "unclear"), "?"),
+    "warn": "!",
+    "absent": "–",
+    "info": "i",
+    "reference": "•",
+}
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything the page shows. What is None or empty is left out of it."""
+
+    decisions: Sequence[Decision]
+    offline: OfflineComparison
+    tripwires: pl.DataFrame
+    phrases: pl.DataFrame
+    farewells: pl.DataFrame
+    logged_farewells: float | None
+    replies: Sequence[Mapping[str, Any]]
+    readout: Readout | None = None
+    backtest: tuple[pl.DataFrame, Mapping[str, Any]] | None = None
+    reliability: pl.DataFrame | None = None
+    rewards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    funnel: pl.DataFrame | None = None
+    rates: Mapping[str, Any] = field(default_factory=dict)
+    simulation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def render_report(data: ReportData, config: ReleaseConfig) -> str:
+    """The page as HTML. Raises ValueError if a figure that is not finite would reach it."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "percent": percent,
+        "points": points,
+        "number": number,
+        "words": _words,
+        "p_value": _p_value,
+    }
+    environment.globals |= {"span": span, "mark": lambda verdict: MARKS.get(verdict, ""), "percent": percent}
+    shown = draw(data, config)
+    audited = [r for r in data.tripwires.iter_rows(named=True) if r["candidate"] != config.control]
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        data=data,
+        config=config,
+        conclusion=conclusion(data.decisions, config.baseline),
+        judged=[d for d in data.decisions if d.decision != REFERENCE],
+        plots=shown,
+        figures={name: _figure_json(plot) for name, plot in shown.items()},
+        fired=[r for r in audited if r["verdict"] != "ok"],
+        quiet=[r for r in audited if r["verdict"] == "ok"],
+        phrases=data.phrases.filter(pl.col("candidate") != config.control),
+        simulation=list(data.simulation.items()),
+        correlations=_correlations(data, config),
+        plotly=packed_plotly(),
+    )
+    return str(page)
+
+
+def draw(data: ReportData, config: ReleaseConfig) -> dict[str, plots.Plot]:
+    """Every plot the data allow, by name."""
+    love, offline = config.love_objective, data.offline
+    styles = plots.colours(offline.pareto["candidate"].to_list(), (config.baseline, config.control))
+    against = "helpfulness" if "helpfulness" in offline.objectives["objective"].to_list() else None
+    found: list[plots.Plot | None] = [plots.trade_off(offline, love, styles)]
+    if against:
+        found.append(plots.pareto(offline, love, against, styles))
+    if data.backtest is not None:
+        found.append(plots.backtest_plot(data.backtest[0], data.backtest[1], love))
+    if data.reliability is not None:
+        found.append(plots.reliability_plot(data.reliability, love))
+    if data.readout is not None:
+        found.append(_ab_plot(data.readout, styles, config))
+    found.append(
+        plots.rates_plot(
+            "farewells", data.farewells, styles, data.logged_farewells, "Share of replies that say goodbye"
+        )
+    )
+    found.append(plots.by_use_case(offline, love, (config.baseline, config.control), styles))
+    return {plot.name: plot for plot in found if plot is not None}
+
+
+def _ab_plot(readout: Readout, styles: Mapping[str, tuple[str, str]], config: ReleaseConfig) -> plots.Plot | None:
+    shown = (pl.col("segment") == ALL) & pl.col("lift").is_not_null() & (pl.col("candidate") != config.control)
+    table = readout.metrics.filter(shown).select("candidate", "metric", value="lift", low="ci_low", high="ci_high")
+    if table.is_empty():
+        return None
+    caption = "Change against the baseline's arm, users as the unit, pre-period taken out; bars are 95% intervals."
+    return plots.forest("ab-test", table, "metric", styles, caption)
+
+
+def farewell_rates(evaluations: Mapping[str, Evaluation], config: ReleaseConfig, *, seed: int) -> pl.DataFrame:
+    """Share of replies that say goodbye per candidate, with an interval over prompts: candidate, value, low, high."""
+    import numpy as np
+
+    from rluf_assets.evaluation.markers import FAREWELL
+    from rluf_assets.evaluation.stats import bootstrap
+
+    rows = []
+    for name, found in evaluations.items():
+        share = found.completions.group_by("prompt_id").agg(
+            pl.col("completion").str.contains(FAREWELL).cast(pl.Float64).mean().alias("share")
+        )
+        values = share.sort("prompt_id")["share"].to_numpy()
+        table = np.column_stack([values, np.ones(len(values))])
+        estimate = bootstrap(
+            table, lambda t: np.asarray(t[..., 0] / t[..., 1])[..., None],
+            resamples=config.resamples, seed=seed, confidence=config.confidence,
+        )[0]  # fmt: skip
+        rows.append({"candidate": name, "value": estimate.value, "low": estimate.low, "high": estimate.high})
+    return pl.DataFrame(rows)
+
+
+def side_by_side(evaluations: Mapping[str, Evaluation], config: ReleaseConfig, *, seed: int) -> list[dict[str, Any]]:
+    """Replies of every candidate to the same prompts: drawn at random over use cases, not chosen for their looks."""
+    import numpy as np
+
+    base = evaluations[config.baseline].completions
+    prompts = base.unique("prompt_id", keep="first", maintain_order=True).sort("prompt_id")
+    order = np.random.default_rng(seed).permutation(len(prompts))
+    drawn = prompts[order.tolist()].with_columns(pl.int_range(pl.len()).over("use_case").alias("turn"))
+    chosen = drawn.sort("turn", "use_case").head(config.side_by_side)
+    shown = []
+    for prompt in chosen.iter_rows(named=True):
+        replies = []
+        for name, found in evaluations.items():
+            own = (
+                found.completions.filter(pl.col("prompt_id") == prompt["prompt_id"])
+                .sort("completion_id")
+                .row(0, named=True)
+            )
+            scores = found.scores.filter(
+                (pl.col("prompt_id") == prompt["prompt_id"]) & (pl.col("completion_id") == own["completion_id"])
+            )
+            column = {o: "live_probability" if o == config.love_objective else "logit" for o in found.objectives}
+            values = {r["objective"]: r[column[r["objective"]]] for r in scores.iter_rows(named=True)}
+            failed = [j for j in found.judges if own[f"judge_{j}"] is False]
+            replies.append({"candidate": name, "text": own["completion"], "scores": values, "failed": failed})
+        shown.append({"use_case": prompt["use_case"], "messages": prompt["prompt"], "replies": replies})
+    return shown
+
+
+def _correlations(data: ReportData, config: ReleaseConfig) -> list[dict[str, Any]]:
+    """Within-prompt correlations of the baseline's completions, and over policies."""
+    table = data.offline.correlations.filter(
+        ((pl.col("level") == "completions") & (pl.col("candidate") == config.baseline))
+        | (pl.col("level") == "policies")
+    )
+    return table.to_dicts()
+
+
+def _figure_json(plot: plots.Plot) -> str:
+    """Plotly JSON for a script element; refuses figures that are not finite."""
+    text = plot.figure.to_json(validate=True)
+    json.loads(text, parse_constant=_not_finite)
+    return str(text).replace("</", "<\\/")
+
+
+def _not_finite(constant: str) -> float:
+    raise ValueError(f"report: found {constant} in a plot, expected finite figures. Show a missing figure as None.")
+
+
+@cache
+def packed_plotly() -> str:
+    """Plotly's script, gzipped and in base64: 2 MB instead of 5."""
+    from plotly.offline import get_plotlyjs
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), compresslevel=9, mtime=0)).decode()
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

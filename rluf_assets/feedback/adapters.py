@@ -1,0 +1,195 @@
+"""Log formats -> canonical tables, as pure `LazyFrame -> LazyFrame` functions: two per format, listed in `ADAPTERS`.
+
+`canonical` is Parquet, JSONL or CSV that already has the canonical columns. `messages` is OpenAI/ShareGPT-style JSONL,
+one conversation per line, with reactions or 0/1 marks on the messages. What a format lacks becomes null, not invented.
+A further format is one more pair of functions and one more line in `ADAPTERS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from rluf_assets.errors import DataError
+from rluf_assets.feedback.config import MessagesLayout
+from rluf_assets.feedback.schemas import MESSAGES, OPTIONAL, conform, empty
+
+# What public logs call our columns, where the layout says nothing.
+_ALIASES: Mapping[str, Sequence[str]] = {
+    "conversation_id": ("conversation_id", "id", "chat_id"),
+    "message_id": ("message_id", "id"),
+    "user_id": ("user_id", "user"),
+    "created_at": ("created_at", "timestamp"),
+    "policy_version": ("policy_version", "model"),
+}
+_PER_CONVERSATION = [name for name in MESSAGES if name in OPTIONAL or name in ("conversation_id", "user_id")]
+
+
+def canonical_messages(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
+    """Rows that already are canonical messages (after the layout's column renames)."""
+    return conform(_renamed(frame, layout), "messages", where)
+
+
+def canonical_reactions(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
+    """Rows that already are canonical reactions (after the layout's column renames)."""
+    return conform(_renamed(frame, layout), "reactions", where)
+
+
+def chat_messages(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
+    """One row per message of each conversation line; ids without one are `<conversation_id>/<position>`.
+
+    A reply before any user message gets turn -1, which the row contract names.
+    """
+    messages, fields = _exploded(frame, layout, where)
+    missing = sorted({"conversation_id", "user_id"} - set(messages.collect_schema()))
+    if missing:
+        raise DataError(
+            f"{where}: no column for {missing}; found {list(frame.collect_schema())}. Name it in layout.columns"
+            + (", or declare layout.users: per_conversation." if "user_id" in missing else ".")
+        )
+    role = _field(fields, layout.role, where, "role").replace(layout.roles)
+    return conform(
+        messages.with_columns(
+            role=role,
+            content=_field(fields, layout.content, where, "content"),
+            turn_index=pl.when(role == "system").then(pl.max_horizontal("turn_index", 0)).otherwise("turn_index"),
+        ),
+        "messages",
+        where,
+    )
+
+
+def chat_reactions(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
+    """One row per mark or reaction on a message; a mark of 0 says that the user left it unset."""
+    messages, fields = _exploded(frame, layout, where)
+    parts = []
+    if isinstance(marks := fields.get(layout.marks), pl.Struct):
+        parts.append(_from_marks(messages, layout.marks, marks))
+    if isinstance(reactions := fields.get(layout.reactions), pl.List) and isinstance(reactions.inner, pl.Struct):
+        parts.append(_from_reactions(messages, layout.reactions, reactions.inner))
+    if not parts:
+        return empty("reactions").lazy()
+    return pl.concat([conform(part, "reactions", where) for part in parts])
+
+
+class LogFormat(NamedTuple):
+    """The two functions of a format: each takes the scanned source, the layout and the source's name for errors."""
+
+    messages: Callable[[pl.LazyFrame, MessagesLayout, str], pl.LazyFrame]
+    reactions: Callable[[pl.LazyFrame, MessagesLayout, str], pl.LazyFrame]
+
+
+ADAPTERS = {
+    "canonical": LogFormat(canonical_messages, canonical_reactions),
+    "messages": LogFormat(chat_messages, chat_reactions),
+}
+
+
+def hash_user_ids(frame: pl.LazyFrame, salt: str) -> pl.LazyFrame:
+    """Replace `user_id` by its keyed BLAKE2 hash (each distinct id of a batch is hashed once)."""
+
+    def hashed(ids: pl.Series) -> pl.Series:
+        distinct = ids.drop_nulls().unique()
+        codes = [hmac.new(salt.encode(), one.encode(), hashlib.blake2s).hexdigest()[:24] for one in distinct]
+        return ids.replace_strict(distinct, pl.Series(codes, dtype=pl.String), return_dtype=pl.String)
+
+    return frame.with_columns(pl.col("user_id").map_batches(hashed, return_dtype=pl.String, is_elementwise=True))
+
+
+def _renamed(frame: pl.LazyFrame, layout: MessagesLayout) -> pl.LazyFrame:
+    return frame.rename({source: name for name, source in layout.columns.items()}, strict=False)
+
+
+def _exploded(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> tuple[pl.LazyFrame, dict[str, Any]]:
+    """One row per message with the conversation's columns, `turn_index` and ids; and the message struct's fields."""
+    schema = frame.collect_schema()
+    name = next((column for column in layout.messages if column in schema), None)
+    dtype = schema[name] if name is not None else None
+    entry = dtype.inner if isinstance(dtype, pl.List) else None
+    if name is None or not isinstance(entry, pl.Struct):
+        raise DataError(
+            f"{where}: expected a column {' or '.join(layout.messages)} with a list of message objects; "
+            f"found {dict(schema)}. Name it in layout.messages."
+        )
+    fields: dict[str, Any] = {field.name: field.dtype for field in entry.fields}
+    outer = {target: source for target in _PER_CONVERSATION if (source := _source_of(target, layout, schema))}
+    if layout.users == "per_conversation" and "conversation_id" in outer:
+        outer["user_id"] = outer["conversation_id"]
+    is_user = _field(fields, layout.role, where, "role", pl.element()).replace(layout.roles) == "user"
+    position = pl.int_ranges(pl.col(name).list.len()).alias("position")
+    turns = pl.col(name).list.eval(is_user.cast(pl.Int32).cum_sum() - 1).alias("turn_index")
+    conversations = frame.filter(pl.col(name).list.len() > 0).select(
+        *(pl.col(source).alias(target) for target, source in outer.items()),
+        pl.col(name).alias("message"),
+        turns,
+        position,
+    )
+    rows = conversations.explode("message", "turn_index", "position", empty_as_null=False)
+    inner = {
+        target: source
+        for target in ("message_id", *_PER_CONVERSATION[1:])
+        if (source := _source_of(target, layout, fields)) and not (target == "user_id" and layout.users != "logged")
+    }
+    named = rows.with_columns(pl.col("message").struct.field(source).alias(target) for target, source in inner.items())
+    if "message_id" not in inner and "conversation_id" in outer:
+        named = named.with_columns(message_id=pl.format("{}/{}", "conversation_id", "position"))
+    return named, fields
+
+
+def _from_marks(messages: pl.LazyFrame, field: str, marks: pl.Struct) -> pl.LazyFrame:
+    mark = pl.col("message").struct.field(field)
+    entries = [
+        pl.struct(signal=pl.lit(one.name), value=mark.struct.field(one.name).cast(pl.Int64, strict=False))
+        for one in marks.fields
+    ]
+    return (
+        messages.filter(mark.is_not_null())
+        .select("message_id", "user_id", mark=pl.concat_list(entries))
+        .explode("mark")
+        .unnest("mark")
+        .filter(pl.col("value").is_not_null())
+        .with_columns(reaction_id=pl.format("{}#{}", "message_id", "signal"))
+    )
+
+
+def _from_reactions(messages: pl.LazyFrame, field: str, entry: pl.Struct) -> pl.LazyFrame:
+    names = {one.name for one in entry.fields}
+    signal = next((name for name in ("signal", "name", "key", "emoji") if name in names), None)
+    if signal is None:
+        raise DataError(f"reactions on messages: expected a field signal, name, key or emoji; found {sorted(names)}.")
+    reaction = pl.col("reaction").struct.field
+    reacted_at = next((name for name in ("reacted_at", "created_at", "timestamp") if name in names), None)
+    nth = pl.int_ranges(pl.col("message").struct.field(field).list.len())
+    rows = (
+        messages.select("message_id", "user_id", reaction=pl.col("message").struct.field(field), nth=nth)
+        .explode("reaction", "nth", empty_as_null=False)
+        .filter(pl.col("reaction").is_not_null())
+    )
+    return rows.select(
+        "message_id",
+        reaction_id=pl.format("{}#{}", "message_id", "nth"),
+        user_id=pl.coalesce(reaction("user_id"), "user_id") if "user_id" in names else pl.col("user_id"),
+        signal=reaction(signal),
+        value=reaction("value").fill_null(1) if "value" in names else pl.lit(1, pl.Int8),
+        reacted_at=reaction(reacted_at) if reacted_at else pl.lit(None, pl.String),
+    )
+
+
+def _source_of(target: str, layout: MessagesLayout, found: Mapping[str, object]) -> str | None:
+    names = (layout.columns[target],) if target in layout.columns else _ALIASES.get(target, (target,))
+    return next((name for name in names if name in found), None)
+
+
+def _field(
+    fields: Mapping[str, Any], names: Sequence[str], where: str, what: str, message: pl.Expr | None = None
+) -> pl.Expr:
+    name = next((name for name in names if name in fields), None)
+    if name is None:
+        raise DataError(
+            f"{where}: messages have no field {' or '.join(names)}; found {sorted(fields)}. Name it in layout.{what}."
+        )
+    return (pl.col("message") if message is None else message).struct.field(name)

@@ -1,0 +1,229 @@
+"""The signal audit (RLUF, stage 1): which signal has volume, goes with users coming back, and means one thing.
+
+One row per signal. Two streaming passes over the replies without text, one over the users' messages that follow a
+capped sample of reacted and other replies. Replies of adversarial users are counted, then left out of the estimates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rluf_assets.feedback.config import AuditConfig
+from rluf_assets.feedback.lexicon import sentiment
+from rluf_assets.feedback.sampling import stable_uniform
+from rluf_assets.feedback.schemas import label_column
+from rluf_assets.feedback.splits import require_signal, user_table
+from rluf_assets.feedback.statistics import NOTHING, Estimate, correlation, partial_correlation, proportion, ratio
+
+# Replies per signal, and others, whose next message is read.
+_NEXT_MESSAGES = 20_000
+CONTROLS = "log replies that day, log replies before, log days since first seen"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One row per signal, and the rates per use case and per day that the report draws."""
+
+    table: pl.DataFrame
+    by_use_case: pl.DataFrame
+    by_day: pl.DataFrame
+
+    def _repr_html_(self) -> str:
+        return str(self.table._repr_html_())
+
+
+def audit_signals(replies: pl.LazyFrame, messages: pl.LazyFrame, config: AuditConfig, *, seed: int) -> Audit:
+    """Audit every configured signal. Without times, correlations with returning are null, and said to be."""
+    for signal in config.signals:
+        require_signal(replies, signal)
+    adversarial = user_table(replies, config.adversarial).select("user_id", "adversarial")
+    labelled = replies.join(adversarial.lazy(), on="user_id", how="left")
+    user_days = _user_days(labelled, config)
+    users = user_days.group_by("user_id", maintain_order=True).agg(
+        pl.col("adversarial").first(), pl.col("offered").sum(), *(pl.col(signal).sum() for signal in config.signals)
+    )
+    use_cases = _use_cases(labelled, config)
+    returns = _Returns(user_days, config)
+    positives = {signal: int(users[signal].sum()) for signal in config.signals}
+    followed = _next_messages(replies, messages, config, positives, seed)
+    rows = [_signal_row(signal, users, use_cases, returns, followed, config) for signal in config.signals]
+    days = user_days.group_by("day").agg(pl.col("offered", *config.signals).sum()).sort("day")
+    cases = use_cases.select("use_case", "replies", "offered", *config.signals).sort("use_case")
+    return Audit(pl.DataFrame(rows, infer_schema_length=None), cases, days)
+
+
+def _set(signal: str) -> pl.Expr:
+    return (pl.col(label_column(signal)) == 1).fill_null(False)
+
+
+def _user_days(labelled: pl.LazyFrame, config: AuditConfig) -> pl.DataFrame:
+    offered = pl.col(label_column(config.signals[0])).is_not_null()
+    days = labelled.group_by("user_id", pl.col("created_at").dt.date().alias("day")).agg(
+        pl.col("adversarial").first(),
+        replies=pl.len(),
+        offered=offered.sum(),
+        **{s: _set(s).sum() for s in config.signals},
+    )
+    return days.collect(engine="streaming").sort("user_id", "day")
+
+
+def _use_cases(labelled: pl.LazyFrame, config: AuditConfig) -> pl.DataFrame:
+    """Per use case: replies, offered ones, positives, and positives that carry an opposite signal or could."""
+
+    def opposite(signal: str) -> pl.Expr:
+        against = [other for other in config.signals if config.polarity[other] * config.polarity[signal] < 0]
+        return pl.any_horizontal(_set(other) for other in against) if against else pl.lit(False)
+
+    return (
+        labelled.group_by(pl.col("use_case").fill_null("unknown"))
+        .agg(
+            replies=pl.len(),
+            offered=pl.col(label_column(config.signals[0])).is_not_null().sum(),
+            **{signal: _set(signal).sum() for signal in config.signals},
+            **{f"opposed_{signal}": (_set(signal) & opposite(signal)).sum() for signal in config.signals},
+            **{f"opposable_{signal}": opposite(signal).sum() for signal in config.signals},
+        )
+        .collect(engine="streaming")
+    )
+
+
+class _Returns:
+    """Per user and day with a whole follow-up: did they come back within `return_days`, and how active were they."""
+
+    def __init__(self, user_days: pl.DataFrame, config: AuditConfig) -> None:
+        self.confidence = config.confidence
+        known = user_days.filter(~pl.col("adversarial"), pl.col("day").is_not_null())
+        if known.is_empty():
+            self.rows = known
+            return
+        horizon = pl.duration(days=config.return_days)
+        by_user = known.with_columns(
+            following=pl.col("day").shift(-1).over("user_id"),
+            before=pl.col("replies").cum_sum().over("user_id") - pl.col("replies"),
+            age=(pl.col("day") - pl.col("day").first().over("user_id")).dt.total_days(),
+        )
+        self.rows = by_user.filter(pl.col("day") + horizon <= pl.col("day").max()).with_columns(
+            returned=(pl.col("following") <= pl.col("day") + horizon).fill_null(False)
+        )
+
+    def correlations(self, signal: str) -> tuple[Estimate, Estimate]:
+        """Of having used the signal on a day with returning: raw, and controlled for activity."""
+        if self.rows.is_empty():
+            return NOTHING, NOTHING
+        x = (self.rows[signal] > 0).cast(pl.Float64).to_numpy()
+        y = self.rows["returned"].cast(pl.Float64).to_numpy()
+        controls = self.rows.select(pl.col("replies", "before", "age").cast(pl.Float64).log1p()).to_numpy()
+        cluster = self.rows["user_id"].rle_id().to_numpy()
+        return (
+            correlation(x, y, cluster, self.confidence),
+            partial_correlation(x, y, controls, cluster, self.confidence),
+        )
+
+
+def _next_messages(
+    replies: pl.LazyFrame, messages: pl.LazyFrame, config: AuditConfig, positives: Mapping[str, int], seed: int
+) -> pl.DataFrame:
+    """A capped sample of replies that a user message follows: that message's sentiment, and the signals set."""
+    total = replies.select(pl.len()).collect().item()
+    u = pl.col("u")
+    wanted = [_set(signal) & (u < _NEXT_MESSAGES / max(1, n)) for signal, n in positives.items()]
+    none = ~pl.any_horizontal(_set(signal) for signal in config.signals)
+    sampled = (
+        replies.with_columns(u=stable_uniform("message_id", seed))
+        .filter(pl.any_horizontal(*wanted, none & (u < _NEXT_MESSAGES / max(1, total))))
+        .select(
+            "conversation_id", pl.col("turn_index") + 1, none.alias("none"), *(_set(s).alias(s) for s in config.signals)
+        )
+    )
+    said = messages.filter(pl.col("role") == "user").select("conversation_id", "turn_index", "content")
+    followed = sampled.join(said, on=["conversation_id", "turn_index"])
+    return followed.select(sentiment(pl.col("content")).alias("said"), "none", *config.signals).collect(
+        engine="streaming"
+    )
+
+
+def _signal_row(
+    signal: str,
+    users: pl.DataFrame,
+    use_cases: pl.DataFrame,
+    returns: _Returns,
+    followed: pl.DataFrame,
+    config: AuditConfig,
+) -> dict[str, Any]:
+    totals = use_cases.select(pl.exclude("use_case").sum()).row(0, named=True)
+    positives, polarity = totals[signal], config.polarity[signal]
+    honest = users.filter(~pl.col("adversarial"))
+    rate = ratio(honest[signal].to_numpy().astype(float), honest["offered"].to_numpy().astype(float), config.confidence)
+    raw, controlled = returns.correlations(signal)
+    opposed = proportion(totals[f"opposed_{signal}"], positives, config.confidence)
+    agreeing = _agreement(followed.filter(pl.col(signal)), polarity, config.confidence)
+    usual = _agreement(followed.filter(pl.col("none")), polarity, config.confidence)
+    row: dict[str, Any] = {
+        "signal": signal,
+        "polarity": polarity,
+        "replies": totals["replies"],
+        "offered": totals["offered"],
+        "positives": positives,
+        **_estimate("rate", rate),
+        "coverage_replies": totals["offered"] / totals["replies"] if totals["replies"] else None,
+        "coverage_users": honest.filter(pl.col(signal) > 0).height / honest.height if honest.height else None,
+        "user_days": returns.rows.height,
+        **_estimate("return_correlation", raw),
+        **_estimate("return_correlation_controlled", controlled),
+        **_estimate("purity", Estimate(1 - opposed.value, 1 - opposed.high, 1 - opposed.low)),
+        "opposed_usually": totals[f"opposable_{signal}"] / totals["offered"] if totals["offered"] else None,
+        **_estimate("next_message_agreement", agreeing),
+        **_estimate("next_message_usual", usual),
+        "adversarial_share": (positives - int(honest[signal].sum())) / positives if positives else None,
+        "effective_positives": int(np.minimum(honest[signal].to_numpy(), config.user_cap).sum()),
+    }
+    recommendation, reason = _recommend(row, config)
+    return row | {"recommendation": recommendation, "reason": reason}
+
+
+def _agreement(followed: pl.DataFrame, polarity: int, confidence: float) -> Estimate:
+    """Share of next messages whose sentiment has the signal's sign, among those that have one."""
+    spoken = followed.filter(pl.col("said") != 0)
+    return (
+        proportion(spoken.filter(pl.col("said") == polarity).height, spoken.height, confidence) if polarity else NOTHING
+    )
+
+
+def _recommend(row: Mapping[str, Any], config: AuditConfig) -> tuple[str, str]:
+    """use / use with care / do not use, with the first reason that applies."""
+    sign = row["polarity"]
+    low, high = (row[f"return_correlation_controlled_ci_{end}"] for end in ("low", "high"))
+    if low is not None and sign < 0:
+        low, high = -high, -low
+    if row["effective_positives"] < config.min_positives:
+        return (
+            "do not use",
+            f"too rare: {row['effective_positives']} positives after caps, fewer than {config.min_positives}",
+        )
+    if row["adversarial_share"] > config.max_adversarial_share:
+        return "do not use", f"{row['adversarial_share']:.0%} of it comes from users who react to nearly everything"
+    if sign == 0:
+        return "do not use", "it says neither liked nor disliked"
+    if row["purity"] < config.min_purity:
+        return "do not use", f"ambiguous: {1 - row['purity']:.0%} of its replies carry an opposite signal too"
+    if high is not None and high < 0:
+        return "do not use", "given its meaning, it goes with users staying away (activity controlled for)"
+    agreement, usual = row["next_message_agreement_ci_high"], row["next_message_usual"]
+    if agreement is not None and usual is not None and agreement < usual:
+        return "use with care", "what users say next agrees with it less often than after any reply"
+    if low is None:
+        return "use with care", "whether it goes with returning cannot be told: too few days, or no times"
+    if low <= 0:
+        return "use with care", "whether it goes with returning cannot be told apart from chance"
+    return "use", "enough volume, one meaning, and it goes with users coming back, activity controlled for"
+
+
+def _estimate(name: str, estimate: Estimate) -> dict[str, float | None]:
+    low, high = f"{name}_ci_low", f"{name}_ci_high"
+    values = {name: estimate.value, low: estimate.low, high: estimate.high}
+    return {key: None if np.isnan(value) else float(value) for key, value in values.items()}

@@ -1,0 +1,163 @@
+"""Configuration of the feedback stages, one frozen model per job; free of heavy imports, so the control plane reads it.
+
+`version` is part of a job's fingerprint: raise it whenever the same config and inputs would give another result.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+SIGNALS = ("love", "thumbs_up", "thumbs_down", "copy", "regenerate")
+# +1: the user liked the reply; -1: the user disliked it; 0: says neither.
+POLARITY: dict[str, Literal[-1, 0, 1]] = {"love": 1, "thumbs_up": 1, "thumbs_down": -1, "copy": 1, "regenerate": -1}
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MessagesLayout(_Config):
+    """Where the fields of a `messages` JSONL are. Defaults fit OpenAI chat logs; ShareGPT needs no change either."""
+
+    columns: dict[str, str] = Field({}, description="canonical column -> column of the source, where names differ")
+    messages: tuple[str, ...] = Field(("messages", "conversations"), description="first of these that is there")
+    role: tuple[str, ...] = ("role", "from")
+    content: tuple[str, ...] = ("content", "value")
+    roles: dict[str, str] = {"human": "user", "gpt": "assistant", "bing": "assistant", "chatgpt": "assistant"}
+    marks: str = Field("marks", description="field of a message: {signal: 0|1}")
+    reactions: str = Field("reactions", description="field of a message: [{signal, value?, user_id?, reacted_at?}]")
+    users: Literal["logged", "per_conversation"] = Field(
+        "logged", description="per_conversation: the source has no user ids; each conversation counts as one user"
+    )
+
+
+class IngestConfig(_Config):
+    """One raw table of one day: where the rows are, and in which format."""
+
+    version: ClassVar[str] = "1"
+    format: Literal["canonical", "messages"] = "canonical"
+    table: Literal["messages", "reactions"]
+    source: str = Field(description="path, glob or URL; {day} stands for the partition's date")
+    day: date | None = Field(None, description="None: the source has no days and becomes one partition")
+    layout: MessagesLayout = MessagesLayout()
+    user_ids: Literal["hashed", "raw"] = Field("hashed", description="raw: hash them with the salt on the way in")
+    salt_env: str = Field("RLUF_USER_SALT", description="environment variable that holds the salt (never the salt)")
+    if_missing: Literal["error", "empty"] = Field("error", description="what no file at `source` means")
+
+
+class ContractConfig(_Config):
+    """The row contract and the labels of one partition of replies."""
+
+    version: ClassVar[str] = "1"
+    day: date | None = None
+    signals: tuple[str, ...] = SIGNALS
+    attribution_window_h: float = Field(24.0, gt=0)
+    as_of: datetime | None = Field(None, description="what was known then; None: all windows are closed")
+    time: Literal["logged", "none"] = "logged"
+    exposure: Literal["logged", "all_shown"] = Field(
+        "logged", description="all_shown: declares that every reply offered the reactions (the source does not say)"
+    )
+    max_chars: int = Field(32_000, ge=1, description="longer text is quarantined")
+
+    @field_validator("as_of")
+    @classmethod
+    def _utc(cls, value: datetime | None) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+    @field_validator("signals")
+    @classmethod
+    def _some_signals(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError(f"signals {value}: expected at least one name, each once")
+        return value
+
+    @property
+    def attribution_window(self) -> timedelta:
+        return timedelta(hours=self.attribution_window_h)
+
+
+class AdversarialConfig(_Config):
+    """Users who react to nearly everything they are shown: their rows say nothing about replies."""
+
+    min_shown: int = Field(20, ge=1)
+    min_reacted_share: float = Field(0.8, gt=0, le=1)
+
+
+class AuditConfig(_Config):
+    """Stage 1: which signal deserves trust."""
+
+    version: ClassVar[str] = "1"
+    signals: tuple[str, ...] = SIGNALS
+    polarity: dict[str, Literal[-1, 0, 1]] = Field(POLARITY, description="what each signal claims to mean")
+    return_days: int = Field(14, ge=1)
+    adversarial: AdversarialConfig = AdversarialConfig()
+    user_cap: int = Field(50, ge=1, description="positives counted per user in the effective sample")
+    min_positives: int = Field(500, ge=1, description="effective positives below which a signal is too rare")
+    min_purity: float = Field(0.8, ge=0.5, le=1)
+    max_adversarial_share: float = Field(0.5, gt=0, le=1)
+    confidence: float = Field(0.95, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _polarity_known(self) -> Self:
+        absent = [signal for signal in self.signals if signal not in self.polarity]
+        if absent:
+            raise ValueError(f"polarity: no entry for {absent}; found {sorted(self.polarity)}. Give -1, 0 or 1 each")
+        return self
+
+
+class SplitConfig(_Config):
+    """The later, user-disjoint holdout, shared by the signal set and the evaluation prompts."""
+
+    holdout_days: int = Field(10, ge=1, description="last days of the period; only users first seen in them")
+    holdout_share: float = Field(0.1, gt=0, lt=1, description="share of users, for sources without times")
+    ctx_turns: int = Field(10, ge=1, description="user messages kept in a prompt, the last one included")
+
+
+class SignalSetConfig(SplitConfig):
+    """Stage 2: the upsampled training set of one signal and its natural-rate holdout."""
+
+    version: ClassVar[str] = "1"
+    signal: str = "love"
+    target_positive_rate: float = Field(0.1, gt=0, lt=1)
+    user_cap: int = Field(50, ge=1, description="positives, and sampled negatives, kept of one user")
+    max_train_rows: int = Field(1_000_000, ge=10)
+    duplicates: Literal["per_user", "global", "keep"] = Field(
+        "per_user",
+        description="same label, prompt and reply again: from the same user it is spam; from others it is frequency, "
+        "and dropping it would bend the live rate",
+    )
+    adversarial: AdversarialConfig = AdversarialConfig()
+
+
+class PairsConfig(_Config):
+    """Expert preference pairs from files."""
+
+    version: ClassVar[str] = "1"
+    format: Literal["trl", "transcripts"] = Field(
+        "trl", description="transcripts: '\\n\\nHuman: ...\\n\\nAssistant: ...'"
+    )
+    source: str = Field(description="path, glob or URL of Parquet or JSONL (plain, gzip, zstd)")
+    eval_share: float = Field(0.15, gt=0, lt=1)
+    max_chars: int = Field(32_000, ge=1)
+    use_case: str | None = Field(None, description="use case of all pairs where the source has no such column")
+
+
+class PromptsConfig(SplitConfig):
+    """Fixed prompts: `optimisation` from the training period, `evaluation` from users of the holdout period."""
+
+    version: ClassVar[str] = "1"
+    optimisation_prompts: int = Field(2000, ge=1)
+    evaluation_prompts: int = Field(500, ge=1)
+    min_share: dict[str, float] = Field({}, description="use case -> least share of each split")
+
+    @field_validator("min_share")
+    @classmethod
+    def _shares(cls, value: dict[str, float]) -> dict[str, float]:
+        if any(not 0 < share <= 1 for share in value.values()) or sum(value.values()) > 1:
+            raise ValueError(f"min_share {value}: expected shares in (0, 1] that add up to at most 1")
+        return value

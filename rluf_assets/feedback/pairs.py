@@ -1,0 +1,156 @@
+"""Expert preference pairs: TRL rows or Anthropic-style transcripts -> train, eval, and a quarantine by reason.
+
+The eval split is drawn by the conversation's first message, so that versions of one conversation never cross.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import polars as pl
+
+from rluf_assets.errors import DataError
+from rluf_assets.feedback.config import PairsConfig
+from rluf_assets.feedback.sampling import stable_uniform
+from rluf_assets.feedback.schemas import MESSAGE, PROMPT, QUARANTINE
+from rluf_assets.feedback.sources import scan
+
+COLUMNS = ["pair_id", "prompt", "chosen", "rejected", "use_case"]
+DEFECTS = {
+    "malformed": "no conversation in chosen or rejected, or a role that is not system, user or assistant",
+    "no_shared_prompt": "chosen and rejected do not answer the same prompt",
+    "no_user_message": "the prompt does not end with a user's message, or that is empty",
+    "not_a_reply": "chosen or rejected does not end with an assistant's message",
+    "empty_reply": "chosen or rejected is blank",
+    "equal_replies": "chosen equals rejected",
+    "overlong_text": "a reply is longer than `max_chars`",
+    "duplicate_pair": "the same pair came before",
+}
+_SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Accepted pairs split by conversation, and what was set aside; rows in = train + eval + quarantine."""
+
+    train: pl.DataFrame
+    eval: pl.DataFrame
+    quarantine: pl.DataFrame
+    rows_in: int
+
+
+def build_pairs(config: PairsConfig, *, seed: int) -> Pairs:
+    """Read, judge and split the pairs of `config.source`. Raises DataError for a structural defect."""
+    raw = scan(config.source).collect().with_row_index("source_row")
+    rows = _sides(raw, config)
+    prompts = {side: pl.col(side).list.slice(0, pl.col(side).list.len() - 1) for side in ("chosen", "rejected")}
+    rows = rows.with_columns(
+        prompt=prompts["chosen"], other_prompt=prompts["rejected"],
+        chosen=pl.col("chosen").list.tail(1), rejected=pl.col("rejected").list.tail(1),
+    )  # fmt: skip
+    judged = rows.with_columns(defect=_defect(config))
+    same = pl.struct(_text("prompt"), _text("chosen"), _text("rejected"), pl.col("defect").is_null())
+    again = pl.col("defect").is_null() & ~same.is_first_distinct()
+    judged = judged.with_columns(defect=pl.when(again).then(pl.lit("duplicate_pair")).otherwise("defect"))
+    first = pl.col("prompt").list.first().struct.field("content").alias("first")
+    good = judged.filter(pl.col("defect").is_null()).with_columns(first).with_columns(u=stable_uniform("first", seed))
+    bad = judged.select("source_row", "defect").join(raw, on="source_row", maintain_order="left")
+    quarantine = bad.filter(pl.col("defect").is_not_null()).select(
+        pl.lit("pairs").alias("table"), "defect", "source_row",
+        pl.struct(pl.exclude("source_row", "defect")).struct.json_encode().alias("row"),
+    ).cast(QUARANTINE)  # type: ignore[arg-type]  # fmt: skip
+    into_eval = pl.col("u") < config.eval_share
+    pairs = Pairs(
+        good.filter(~into_eval).select(COLUMNS), good.filter(into_eval).select(COLUMNS), quarantine, raw.height
+    )
+    if pairs.rows_in != pairs.train.height + pairs.eval.height + quarantine.height:
+        raise DataError(f"{config.source}: pairs do not add up: {pairs.rows_in} in, {pairs} out.")
+    return pairs
+
+
+def parse_transcript(text: str | None) -> list[dict[str, str]] | None:
+    r"""Messages of a `\n\nHuman: ...\n\nAssistant: ...` transcript, or None if it does not start like one."""
+    if text is None:
+        return None
+    head, *parts = _SPEAKER.split(text if text.startswith("\n\n") else f"\n\n{text}")
+    if head.strip() or not parts:
+        return None
+    return [{"role": _ROLES[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def _sides(raw: pl.DataFrame, config: PairsConfig) -> pl.DataFrame:
+    """`chosen` and `rejected` as whole conversations (prompt included), with ids and use case."""
+    schema = raw.schema
+    for side in ("chosen", "rejected"):
+        if side not in schema:
+            raise DataError(
+                f"{config.source}: column {side!r} is missing; found {list(schema)}, expected TRL preference rows."
+            )
+    sides = {side: _conversation(raw, side, config) for side in ("chosen", "rejected")}
+    if "prompt" in schema:
+        prompt = _as_messages(raw, "prompt", "user", config)
+        # Without a message of its own a side has no conversation, whatever the prompt is.
+        sides = {side: pl.when(said.list.len() > 0).then(pl.concat_list(prompt, said)) for side, said in sides.items()}
+    pair_id = pl.col("pair_id").cast(pl.String) if "pair_id" in schema else pl.format("pair-{}", "source_row")
+    use_case = pl.col("use_case") if "use_case" in schema else pl.lit(config.use_case, pl.String)
+    return raw.select("source_row", pair_id.alias("pair_id"), use_case.alias("use_case"), **sides)
+
+
+def _conversation(raw: pl.DataFrame, side: str, config: PairsConfig) -> pl.Expr:
+    if config.format == "transcripts":
+        if raw.schema[side] != pl.String:
+            raise DataError(
+                f"{config.source}: column {side!r} has type {raw.schema[side]}, expected transcripts (String)."
+            )
+        return pl.lit(pl.Series(side, [parse_transcript(text) for text in raw[side]], dtype=PROMPT))
+    return _as_messages(raw, side, "assistant", config)
+
+
+def _as_messages(raw: pl.DataFrame, column: str, role: str, config: PairsConfig) -> pl.Expr:
+    dtype = raw.schema[column]
+    if dtype == pl.String:
+        return pl.concat_list(pl.struct(role=pl.lit(role), content=pl.col(column)).cast(MESSAGE))
+    inner = dtype.inner if isinstance(dtype, pl.List) else None
+    if not isinstance(inner, pl.Struct) or {field.name for field in inner.fields} < {"role", "content"}:
+        raise DataError(
+            f"{config.source}: column {column!r} has type {dtype}, expected text or a list of {{role, content}}."
+        )
+    fields = pl.struct(pl.element().struct.field("role"), pl.element().struct.field("content"))
+    return pl.col(column).list.eval(fields).cast(PROMPT)
+
+
+def _defect(config: PairsConfig) -> pl.Expr:
+    chosen, rejected = _reply("chosen"), _reply("rejected")
+    last = pl.col("prompt").list.last().struct
+    roles = pl.concat_list("prompt", "other_prompt", "chosen", "rejected").list.eval(
+        pl.element().struct.field("role").is_in(["system", "user", "assistant"]).fill_null(False)
+    )
+    both = (pl.col("chosen").list.len() > 0) & (pl.col("rejected").list.len() > 0)
+    checks = {
+        "malformed": (roles.list.all() & both).not_().fill_null(True),
+        "no_shared_prompt": _text("prompt") != _text("other_prompt"),
+        "no_user_message": ((last.field("role") != "user") | _blank(last.field("content"))).fill_null(True),
+        "not_a_reply": (chosen.field("role") != "assistant") | (rejected.field("role") != "assistant"),
+        "empty_reply": _blank(chosen.field("content")) | _blank(rejected.field("content")),
+        "equal_replies": chosen.field("content").str.strip_chars() == rejected.field("content").str.strip_chars(),
+        "overlong_text": pl.max_horizontal(
+            chosen.field("content").str.len_chars(), rejected.field("content").str.len_chars()
+        ) > config.max_chars,
+    }  # fmt: skip
+    return pl.coalesce(*(pl.when(condition).then(pl.lit(name)) for name, condition in checks.items()))
+
+
+def _reply(side: str) -> pl.expr.struct.ExprStructNameSpace:
+    return pl.col(side).list.last().struct
+
+
+def _blank(text: pl.Expr) -> pl.Expr:
+    return (text.str.strip_chars() == "").fill_null(True)
+
+
+def _text(column: str) -> pl.Expr:
+    """A conversation as one string, to compare by."""
+    message = pl.element().struct.field("role") + "\x1f" + pl.element().struct.field("content").fill_null("")
+    return pl.col(column).list.eval(message).list.join("\x1e").alias(f"text_{column}")

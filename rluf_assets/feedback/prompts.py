@@ -1,0 +1,98 @@
+"""Fixed prompts from the logs: some to optimise on, later users' to evaluate on, with least shares per use case.
+
+Prompts are whole contexts of real replies, at most one per conversation, no two alike within or across the splits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import polars as pl
+
+from rluf_assets.errors import ConfigError, DataError
+from rluf_assets.feedback.config import AdversarialConfig, PromptsConfig
+from rluf_assets.feedback.sampling import stable_uniform
+from rluf_assets.feedback.splits import HOLDOUT, TRAIN, split_users
+from rluf_assets.feedback.windows import ConversationPool
+
+SPLITS = {HOLDOUT: "evaluation", TRAIN: "optimisation"}
+COLUMNS = ["prompt_id", "prompt", "use_case", "turn_index", "split"]
+UNKNOWN = "unknown"
+# Candidates drawn per wanted prompt: repeats and conversations already used take their part.
+_RESERVE = 6
+
+
+def build_prompts(replies: pl.LazyFrame, messages: pl.LazyFrame, config: PromptsConfig, *, seed: int) -> pl.DataFrame:
+    """One row per fixed prompt: prompt_id (the message id of the reply it had), prompt, use_case, turn_index, split.
+
+    A use case with too few distinct prompts gives what it has. Raises ConfigError for a use case in `min_share` that
+    the replies do not have, DataError where a split gets no prompt at all.
+    """
+    split = split_users(replies, config, AdversarialConfig(), seed)
+    ids = ["message_id", "conversation_id", "user_id", "created_at", "turn_index", "use_case", "status"]
+    staged = (
+        split.attach(replies.select(ids))
+        .with_columns(stage=split.stage(), use_case=pl.col("use_case").fill_null(UNKNOWN))
+        .filter(pl.col("stage").is_in(list(SPLITS)))
+        .select(*ids[:-1], "stage")
+    )
+    counts = staged.group_by("stage", "use_case").len().collect(engine="streaming")
+    quotas = pl.concat(_quotas(counts, stage, n, config.min_share) for stage, n in _sizes(config).items())
+    drawn = (
+        staged.join(quotas.lazy().select("stage", "use_case", "quota", "bar"), on=["stage", "use_case"])
+        .with_columns(u=stable_uniform("message_id", seed))
+        .filter(pl.col("u") < pl.col("bar"))
+        .collect(engine="streaming")
+        .sort("u", "message_id")
+    )
+    rows = drawn.unique("conversation_id", keep="first", maintain_order=True)
+    rows = ConversationPool(rows["conversation_id"], messages).contexts(rows, config.ctx_turns)
+    # Evaluation prompts first: of two equal prompts the optimisation split gives way.
+    rows = rows.sort((pl.col("stage") == TRAIN), maintain_order=True).unique(
+        "prompt_key", keep="first", maintain_order=True
+    )
+    rows = rows.filter(pl.int_range(pl.len()).over("stage", "use_case") < pl.col("quota"))
+    found = rows.select(
+        pl.col("message_id").alias("prompt_id"), "prompt", "use_case", "turn_index",
+        pl.col("stage").replace_strict(SPLITS).alias("split"),
+    )  # fmt: skip
+    absent = sorted(set(SPLITS.values()) - set(found["split"].unique()))
+    if absent:
+        raise DataError(f"evaluation prompts: no prompt for {absent}; found {counts.rows()}. Widen holdout_days.")
+    return found.sort("split", "prompt_id").select(COLUMNS)
+
+
+def allocate(counts: Mapping[str, int], n: int, min_share: Mapping[str, float]) -> dict[str, int]:
+    """Share `n` prompts out over use cases: by natural frequency, none below its least share, adding up to `n`."""
+    floors = {name: math.ceil(share * n - 1e-9) for name, share in min_share.items()}
+    lifted: dict[str, int] = {}
+    while True:
+        rest = {name: count for name, count in counts.items() if name not in lifted}
+        left, total = n - sum(lifted.values()), sum(rest.values())
+        ideal = {name: left * count / total for name, count in rest.items()} if total else {}
+        below = {name: floors[name] for name in rest if ideal[name] < floors.get(name, 0)}
+        if not below:
+            break
+        lifted |= below
+    whole = {name: math.floor(share) for name, share in ideal.items()}
+    by_remainder = sorted(ideal, key=lambda name: (whole[name] - ideal[name], name))
+    for name in by_remainder[: max(0, left - sum(whole.values()))]:
+        whole[name] += 1
+    return lifted | whole
+
+
+def _sizes(config: PromptsConfig) -> dict[str, int]:
+    return {HOLDOUT: config.evaluation_prompts, TRAIN: config.optimisation_prompts}
+
+
+def _quotas(counts: pl.DataFrame, stage: str, n: int, min_share: Mapping[str, float]) -> pl.DataFrame:
+    natural = dict(counts.filter(pl.col("stage") == stage).sort("use_case").select("use_case", "len").iter_rows())
+    unknown = sorted(set(min_share) - set(counts["use_case"]))
+    if unknown:
+        known = sorted(set(counts["use_case"]))
+        raise ConfigError(f"min_share: the logs have no use case {unknown}; known are {known}. Mend the names.")
+    wanted = allocate(natural, n, {name: share for name, share in min_share.items() if name in natural})
+    rows = [(stage, name, quota, min(1.0, _RESERVE * quota / natural[name])) for name, quota in wanted.items()]
+    schema = {"stage": pl.String, "use_case": pl.String, "quota": pl.Int64, "bar": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")

@@ -1,0 +1,116 @@
+"""The lake's replies as one lazy table, its users, and the split into a training period and a later holdout.
+
+The holdout is the last days of the period and only users first seen in them: later than every training row and
+disjoint by user by construction. Sources without times are split by users alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from rluf_assets.errors import ConfigError, DataError
+from rluf_assets.feedback.config import AdversarialConfig, SplitConfig
+from rluf_assets.feedback.sampling import stable_uniform
+from rluf_assets.feedback.schemas import TIME, label_column
+
+# Where a reply went, in the order in which the conditions are tried.
+PENDING, NOT_OFFERED, ADVERSARIAL, KNOWN_USER = "pending", "not_offered", "adversarial_user", "user_seen_before"
+TRAIN, HOLDOUT = "train", "holdout"
+
+
+def scan_days(folders: Sequence[Path], table: str) -> pl.LazyFrame:
+    """One lazy table over `<table>.parquet` of the partitions of `validated_replies`."""
+    if not folders:
+        raise DataError(
+            f"no validated replies: expected at least one partition with {table}.parquet. Materialise some."
+        )
+    return pl.scan_parquet([folder / f"{table}.parquet" for folder in folders], hive_partitioning=False)
+
+
+def signals_of(replies: pl.LazyFrame) -> list[str]:
+    """Signals that the validated replies are labelled with."""
+    prefix = label_column("")
+    return [name.removeprefix(prefix) for name in replies.collect_schema().names() if name.startswith(prefix)]
+
+
+def require_signal(replies: pl.LazyFrame, signal: str) -> None:
+    """Raise ConfigError unless the replies are labelled with `signal`."""
+    known = signals_of(replies)
+    if signal not in known:
+        raise ConfigError(f"signal {signal!r}: the replies have no such label; found {known}. Name one of them.")
+
+
+def user_table(replies: pl.LazyFrame, adversarial: AdversarialConfig) -> pl.DataFrame:
+    """One row per user: first_seen, shown, reacted, adversarial; over all accepted replies, pending ones included."""
+    labels = [pl.col(label_column(signal)) for signal in signals_of(replies)]
+    shown = labels[0].is_not_null()
+    reacted = pl.any_horizontal((label == 1).fill_null(False) for label in labels)
+    users = replies.group_by("user_id").agg(
+        first_seen=pl.col("created_at").min(), shown=shown.sum(), reacted=reacted.sum()
+    )
+    enough = pl.col("shown") >= adversarial.min_shown
+    nearly_all = pl.col("reacted") >= adversarial.min_reacted_share * pl.col("shown")
+    return users.with_columns(adversarial=enough & nearly_all).collect(engine="streaming")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where the holdout starts (None: a source without times, split by users) and which users belong to it."""
+
+    holdout_start: datetime | None
+    users: pl.DataFrame
+
+    def stage(self, label: pl.Expr | None = None) -> pl.Expr:
+        """Expression: the first condition that keeps a reply out, or its split. Needs the columns of `attach`."""
+        late = pl.col("new_user") if self.holdout_start is None else pl.col("created_at") >= pl.lit(self.holdout_start)
+        steps = [
+            pl.when(pl.col("status") != "mature").then(pl.lit(PENDING))
+            if label is not None
+            else pl.lit(None, pl.String),
+            pl.when(label.is_null()).then(pl.lit(NOT_OFFERED)) if label is not None else pl.lit(None, pl.String),
+            pl.when(pl.col("adversarial")).then(pl.lit(ADVERSARIAL)),
+            pl.when(late & ~pl.col("new_user")).then(pl.lit(KNOWN_USER)),
+            pl.when(late).then(pl.lit(HOLDOUT)),
+            pl.lit(TRAIN),
+        ]
+        return pl.coalesce(steps)
+
+    def attach(self, replies: pl.LazyFrame) -> pl.LazyFrame:
+        """Replies with `adversarial` and `new_user` (first seen in the holdout period) of their user."""
+        return replies.join(self.users.lazy().select("user_id", "adversarial", "new_user"), on="user_id", how="left")
+
+
+def split_users(replies: pl.LazyFrame, config: SplitConfig, adversarial: AdversarialConfig, seed: int) -> Split:
+    """Find the period, where its holdout starts, and the users first seen in it.
+
+    Raises ConfigError where `holdout_days` leaves no training period.
+    """
+    users = user_table(replies, adversarial)
+    first, last = replies.select(first=pl.col("created_at").min(), last=pl.col("created_at").max()).collect().row(0)
+    if first is None:
+        drawn = users.lazy().with_columns(new_user=stable_uniform("user_id", seed) < config.holdout_share)
+        return Split(None, drawn.collect())
+    start = datetime.combine(last.date() - timedelta(days=config.holdout_days - 1), time(), UTC)
+    if start <= first:
+        raise ConfigError(
+            f"holdout_days {config.holdout_days}: the replies run from {first:%Y-%m-%d} to {last:%Y-%m-%d}, so "
+            f"nothing is left to train on. Choose fewer holdout days, or bring in more days."
+        )
+    at = pl.lit(start).cast(TIME)
+    return Split(start, users.with_columns(new_user=(pl.col("first_seen") >= at).fill_null(False)))
+
+
+def log_totals(folders: Sequence[Path]) -> dict[str, int]:
+    """Rows of all source tables in, accepted and quarantined, and the replies' states, summed over the days."""
+    metrics = pl.scan_parquet([folder / "metrics.parquet" for folder in folders], hive_partitioning=False)
+    both = {
+        total: pl.sum_horizontal(f"messages_{column}", f"reactions_{column}").sum()
+        for total, column in (("rows_in", "in"), ("accepted", "accepted"), ("quarantined", "quarantined"))
+    }
+    states = {name: pl.col(name).sum() for name in ("replies", "mature", "pending")}
+    return {name: int(value) for name, value in metrics.select(**both, **states).collect().row(0, named=True).items()}

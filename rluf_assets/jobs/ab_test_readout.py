@@ -1,0 +1,38 @@
+"""Job: read the A/B tests of all candidates against the baseline's arm.
+
+Inputs: `ab_exposures/<candidate>`. Run: python -m rluf_assets.jobs.ab_test_readout SPEC.json
+"""
+
+from __future__ import annotations
+
+from rluf_assets.jobs._folders import folders_of
+from rluf_assets.jobs.runner import Job, main
+from rluf_assets.lake import Produced
+
+
+def run(job: Job) -> Produced:
+    """Write `readout.parquet` (one row per candidate x metric x segment) and `checks.parquet` (of the test itself)."""
+    import polars as pl
+
+    from rluf_assets.evaluation.config import ReadoutConfig
+    from rluf_assets.evaluation.frames import read_parquet
+    from rluf_assets.evaluation.readout import read_out
+
+    config = ReadoutConfig.model_validate(job.config)
+    folders = folders_of(job, "ab_exposures")
+    exposures = {name: read_parquet(folder / "exposures.parquet") for name, folder in folders.items()}
+    job.progress(0, len(exposures), "reading exposures")
+    readout = read_out(exposures, config)
+    readout.metrics.write_parquet(job.out / "readout.parquet")
+    readout.checks.write_parquet(job.out / "checks.parquet")
+    goals = readout.metrics.filter((pl.col("role") == "goal") & (pl.col("segment") == "all"))
+    metrics = {f"{r['metric']} lift: {r['candidate']}": r["lift"] for r in goals.iter_rows(named=True)}
+    job.progress(len(exposures), len(exposures), "read out")
+    return Produced(
+        rows={"readout": len(readout.metrics), "checks": len(readout.checks)},
+        metrics={k: v for k, v in metrics.items() if v is not None},
+    )
+
+
+if __name__ == "__main__":
+    main(run)

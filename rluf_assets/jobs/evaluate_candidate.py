@@ -1,0 +1,46 @@
+"""Job: a candidate's replies to the evaluation prompts, judged and scored.
+
+Inputs `policy`, `evaluation_prompts`, `rewards/<objective>`.
+"""
+
+from __future__ import annotations
+
+from rluf_assets.errors import ArtifactMissing
+from rluf_assets.jobs.runner import Job, main
+from rluf_assets.lake import Produced
+from rluf_assets.policy.config import EvaluationConfig
+
+
+def run(job: Job) -> Produced:
+    import polars as pl
+
+    from rluf_assets.policy.candidate import evaluate_candidate
+    from rluf_assets.rewards.scoring import RewardModel
+
+    config = EvaluationConfig.model_validate(job.config)
+    inputs = [name for name in job.spec.inputs if name.startswith("rewards/")]
+    if not inputs:
+        raise ArtifactMissing(f"{job.spec.name}: no input rewards/<objective>. Materialise the reward models first.")
+    completions, scores = evaluate_candidate(
+        job.input("policy"),
+        job.input("evaluation_prompts") / "prompts.parquet",
+        {name.removeprefix("rewards/"): RewardModel.load(job.input(name)) for name in inputs},
+        config,
+        seed=job.seed,
+        report=job.progress,
+    )
+    completions.write_parquet(job.out / "completions.parquet")
+    scores.write_parquet(job.out / "scores.parquet")
+    means = scores.group_by("objective").agg(pl.col("logit", "live_probability").mean()).sort("objective")
+    metrics = {f"mean_logit_{row['objective']}": row["logit"] for row in means.iter_rows(named=True)}
+    metrics |= {
+        f"failed_{name.removeprefix('judge_')}": 1 - float(completions[name].mean())  # type: ignore[arg-type]
+        for name in completions.columns
+        if name.startswith("judge_")
+    }
+    metrics["finished_share"] = float(completions["finished"].mean())  # type: ignore[arg-type]
+    return Produced(rows={"completions": completions.height, "scores": scores.height}, metrics=metrics)
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,68 @@
+"""Job `train_reward`: one reward model and its evaluation.
+
+Inputs: `base` (HF folder), `signal_set` (P[signal]) or `preference_pairs` (Bradley-Terry), `previous` (optional: a
+reward model to start from). Writes the model folder, calibration.json, metrics.json, scores and report.html.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from rluf_assets.errors import ConfigError
+from rluf_assets.jobs.runner import Job, main
+from rluf_assets.lake import Produced, read_json, write_json
+
+
+def run(job: Job) -> Produced:
+    """Train, reload what was saved, and evaluate that on the held-out rows."""
+    from rluf_assets.rewards.config import RewardConfig
+    from rluf_assets.rewards.evaluation import evaluate_pairs, evaluate_signal
+    from rluf_assets.rewards.report import write_report
+    from rluf_assets.rewards.scoring import RewardModel
+    from rluf_assets.rewards.training import train_reward
+
+    config = RewardConfig.model_validate(job.config)
+    labelled = config.objective == "bce"
+    source, held_name = ("signal_set", "holdout") if labelled else ("preference_pairs", "eval")
+    if source not in job.spec.inputs:
+        raise ConfigError(
+            f"{job.spec.name}: objective {config.objective!r} reads input {source!r}, found {sorted(job.spec.inputs)}."
+        )
+    train = pl.read_parquet(job.input(source) / "train.parquet")
+    held = pl.read_parquet(job.input(source) / f"{held_name}.parquet")
+    trained = train_reward(
+        job.input("base"),
+        train,
+        config,
+        seed=job.seed,
+        out=job.out,
+        checkpoints=job.scratch("checkpoints"),
+        rates=read_json(str(job.input(source) / "rates.json")) if labelled else None,
+        previous=job.input("previous") if "previous" in job.spec.inputs else None,
+        progress=job.progress,
+    )
+    job.progress(1, 1, f"scoring {held_name}")
+    model = RewardModel.load(job.out, share_prefixes=config.share_prefixes)
+    evaluate = evaluate_signal if labelled else evaluate_pairs
+    evaluation = evaluate(model, train, held, config, seed=job.seed)
+    evaluation.scores.write_parquet(job.out / ("holdout_scores.parquet" if labelled else "eval_scores.parquet"))
+    write_json(str(job.out / "metrics.json"), {**evaluation.metrics, "training": trained.rows | trained.metrics})
+    write_report(job.out / "report.html", evaluation, model.calibration, config)
+    return Produced(trained.rows, _flat(evaluation.metrics))
+
+
+def _flat(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Plain floats for Dagster's metadata; an interval becomes two."""
+    flat: dict[str, Any] = {}
+    for name, value in metrics.items():
+        if name.endswith("_ci"):
+            flat |= {f"{name}_low": value[0], f"{name}_high": value[1]}
+        elif isinstance(value, int | float):
+            flat[name] = value
+    return {name: value for name, value in flat.items() if value is not None}
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,65 @@
+"""Job: one day of validated replies with labels, the accepted messages, and the quarantine beside them.
+
+Inputs `messages` and `reactions` (the day), `previous_messages` and `next_reactions` (optional). Writes
+`replies.parquet`, `messages.parquet`, `quarantine.parquet`, `metrics.parquet`.
+Run: `python -m rluf_assets.jobs.validate_replies SPEC.json`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from rluf_assets.jobs.runner import Job, main
+from rluf_assets.lake import Produced
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def run(job: Job) -> Produced:
+    from data_checks.metrics import partition_metrics
+    from rluf_assets.feedback.config import ContractConfig
+    from rluf_assets.feedback.contract import validate
+    from rluf_assets.feedback.sources import structural_errors
+
+    config = ContractConfig.model_validate(job.config)
+    messages, reactions = _table(job, "messages", "messages"), _table(job, "reactions", "reactions")
+    if messages is None or reactions is None:
+        raise ValueError(f"{job.spec.name}: inputs {sorted(job.spec.inputs)}, expected `messages` and `reactions`")
+    where = f"{job.spec.name} {config.day or ''}".strip()
+    with structural_errors(where):
+        validated = validate(
+            messages, reactions, config, where=where,
+            previous_messages=_table(job, "previous_messages", "messages"),
+            next_reactions=_table(job, "next_reactions", "reactions"),
+        )  # fmt: skip
+    metrics = partition_metrics(validated, config.signals, config.day)
+    for name in ("replies", "messages", "quarantine"):
+        getattr(validated, name).write_parquet(job.out / f"{name}.parquet")
+    metrics.write_parquet(job.out / "metrics.parquet")
+    counts = asdict(validated.accounting)
+    job.progress(1, 1, f"{counts['replies']} replies, {validated.quarantine.height} rows set aside")
+    rates = {
+        name: value
+        for name, value in metrics.row(0, named=True).items()
+        if name.startswith("rate_") and value is not None
+    }
+    return Produced(
+        rows={"replies": counts["replies"], "quarantine": validated.quarantine.height}, metrics={**counts, **rates}
+    )
+
+
+def _table(job: Job, name: str, table: str) -> pl.LazyFrame | None:
+    from rluf_assets.feedback.schemas import conform
+    from rluf_assets.feedback.sources import scan, structural_errors
+
+    if name not in job.spec.inputs:
+        return None
+    path = str(job.input(name) / f"{table}.parquet")
+    with structural_errors(path):
+        return conform(scan(path), table, path)
+
+
+if __name__ == "__main__":
+    main(run)

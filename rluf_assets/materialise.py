@@ -1,0 +1,156 @@
+"""Materialise the graph from a terminal: Dagster runs, two at a time, in the order the asset graph gives.
+
+`rluf demo` and `rluf materialise` use it. Each unit is one run of one of the jobs in `definitions.py` (a range of
+days, one candidate, one reward model); the Dagster UI on the same instance shows the same runs. A unit starts when
+everything upstream of it has succeeded; a failed unit stops what is downstream of it and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+
+import dagster as dg
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One Dagster run: assets that share partitions, and the partition key or range of days."""
+
+    assets: tuple[str, ...]
+    partition: str | None = None
+    day_range: tuple[str, str] | None = None
+
+    @property
+    def name(self) -> str:
+        first = self.assets[0] if len(self.assets) == 1 else f"{self.assets[0]} .. {self.assets[-1]}"
+        if self.day_range:
+            return f"{first} [{self.day_range[0]} .. {self.day_range[1]}]"
+        return f"{first} [{self.partition}]" if self.partition else first
+
+
+@dataclass
+class Outcome:
+    """How a unit ended: `state` is waiting, running, done, failed or skipped (something upstream failed)."""
+
+    state: str = "waiting"
+    started: float = 0.0
+    wall_s: float = 0.0
+    errors: list[str] = field(default_factory=list)
+    failed_checks: list[str] = field(default_factory=list)
+
+
+def run_units(
+    defs: dg.Definitions,
+    units: Sequence[Unit],
+    *,
+    workers: int,
+    on_change: Callable[[dict[Unit, Outcome]], None] = lambda outcomes: None,
+) -> dict[Unit, Outcome]:
+    """Run every unit once what it depends on is done; returns how each ended. Never raises for a failed run.
+
+    Units run in worker processes that load the code location once (`RLUF_HOME` and `DAGSTER_HOME` say which):
+    Dagster configures Python's logging anew for every run, which two threads of one process cannot do at a time.
+    """
+    upstream = {unit: _upstream_units(defs, unit, units) for unit in units}
+    outcomes = {unit: Outcome() for unit in units}
+    running: dict[Future[Outcome], Unit] = {}
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+        while running or any(outcome.state == "waiting" for outcome in outcomes.values()):
+            for unit, outcome in outcomes.items():
+                if outcome.state != "waiting":
+                    continue
+                states = {outcomes[other].state for other in upstream[unit]}
+                if states & {"failed", "skipped"}:
+                    outcome.state = "skipped"
+                elif states <= {"done"} and len(running) < workers:
+                    outcome.state, outcome.started = "running", time.monotonic()
+                    running[pool.submit(_run_unit, unit)] = unit
+            on_change(outcomes)
+            if not running:
+                continue
+            finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in finished:
+                unit = running.pop(future)
+                ended = future.result()
+                ended.wall_s = time.monotonic() - outcomes[unit].started
+                outcomes[unit] = ended
+        on_change(outcomes)
+    return outcomes
+
+
+def _end_with_parent() -> None:
+    """Make this worker end when the process that started it is killed: its pool would wait for work forever."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _run_unit(unit: Unit) -> Outcome:
+    from rluf_assets.definitions import defs
+
+    tags = {"rluf/unit": unit.assets[0]}
+    if unit.day_range:
+        tags |= {RANGE_START: unit.day_range[0], RANGE_END: unit.day_range[1]}
+    with dg.DagsterInstance.get() as instance:
+        result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey(asset) for asset in unit.assets],
+            partition_key=unit.partition,
+            tags=tags,
+            run_config=QUIET,
+            raise_on_error=False,
+        )
+    outcome = Outcome()
+    outcome.errors = [
+        f"{event.step_key}: {_cause(event.step_failure_data.error)}"
+        for event in result.get_step_failure_events()
+        if event.step_failure_data.error
+    ]
+    outcome.failed_checks = [
+        f"{check.asset_key.to_user_string()}/{check.check_name}: {check.description or 'failed'}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR
+    ]
+    outcome.state = "done" if result.success and not outcome.failed_checks else "failed"
+    return outcome
+
+
+def _cause(error: object) -> str:
+    """The innermost message of a step failure: what the toolkit said, without Dagster's frames around it."""
+    while getattr(error, "cause", None) is not None:
+        error = error.cause  # type: ignore[attr-defined]
+    return str(getattr(error, "message", error)).strip()
+
+
+def _upstream_units(defs: dg.Definitions, unit: Unit, units: Sequence[Unit]) -> list[Unit]:
+    graph = defs.resolve_asset_graph()
+    own = {dg.AssetKey(asset) for asset in unit.assets}
+    needed = {parent for key in own for parent in graph.get_ancestor_asset_keys(key)} - own
+    own_partitions = graph.get(dg.AssetKey(unit.assets[0])).partitions_def
+    found = []
+    for other in units:
+        makes = {dg.AssetKey(asset) for asset in other.assets} & needed
+        same_grain = all(graph.get(key).partitions_def == own_partitions for key in makes)
+        if makes and (not same_grain or other.partition == unit.partition):
+            found.append(other)
+    return found
+
+
+def quiet_environment() -> None:
+    """Settings for processes that run the graph unattended: no telemetry, no hub, no notices on the terminal."""
+    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")

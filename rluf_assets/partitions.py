@@ -1,0 +1,70 @@
+"""Partitions of the graph (days, expert objectives, candidates) and the units a terminal run walks through.
+
+Days come from the production's period, candidates from `candidates.yaml`; both are read from the home folder that
+`RLUF_HOME` names when the code location loads.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+import dagster as dg
+
+from resources.profiles import Profile, load_candidates, load_profile
+from rluf_assets.materialise import Unit
+
+DEFAULT_HOME = "rluf-demo"
+EXPERT_OBJECTIVES = ("helpfulness", "safety")
+
+
+@cache
+def home() -> Path:
+    """The folder with the lake, the settings and the reports."""
+    return Path(os.environ.get("RLUF_HOME", DEFAULT_HOME)).resolve()
+
+
+@cache
+def profile() -> Profile:
+    """The settings of this home: a packaged profile with the home's own file laid over it."""
+    return load_profile(home())
+
+
+DAYS = dg.DailyPartitionsDefinition(start_date=profile().first_day, end_date=profile().end_day)
+OBJECTIVES = dg.StaticPartitionsDefinition(list(EXPERT_OBJECTIVES))
+CANDIDATES = dg.DynamicPartitionsDefinition(name="candidate")
+
+
+def candidate_names() -> list[str]:
+    """Every candidate of `candidates.yaml`, in its order."""
+    return list(load_candidates(home()))
+
+
+def register_candidates(instance: dg.DagsterInstance) -> None:
+    """Make the candidates of `candidates.yaml` partitions of this instance, and drop those no longer in it."""
+    known, wanted = set(instance.get_dynamic_partitions("candidate")), candidate_names()
+    for stale in known - set(wanted):
+        instance.delete_dynamic_partition("candidate", stale)
+    instance.add_dynamic_partitions("candidate", wanted)
+
+
+def all_units() -> list[Unit]:
+    """Every run that a full materialisation of the graph takes, in a sensible order for reading."""
+    days = DAYS.get_partition_keys()
+    candidate = ("crraft_policy", "offline_evaluation", "ab_exposures")
+    return [
+        Unit(("raw_messages", "raw_reactions", "validated_replies"), day_range=(days[0], days[-1])),
+        Unit(("signal_set",)),
+        Unit(("evaluation_prompts",)),
+        Unit(("base_policy",)),
+        *(Unit(("preference_pairs",), partition=objective) for objective in EXPERT_OBJECTIVES),
+        Unit(("p_love",)),
+        Unit(("helpfulness_reward",)),
+        Unit(("safety_reward",)),
+        Unit(("signal_audit",)),
+        Unit(("past_launches",)),
+        *(Unit(candidate, partition=name) for name in candidate_names()),
+        Unit(("offline_online_backtest",)),
+        Unit(("reward_hacking_audit", "ab_test_readout", "release_report", "released_policy")),
+    ]

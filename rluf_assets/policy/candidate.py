@@ -1,0 +1,83 @@
+"""One candidate offline: its replies to the fixed evaluation prompts, judged and scored by all reward models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import polars as pl
+
+from rluf_assets.errors import DataError
+from rluf_assets.policy.config import EvaluationConfig
+from rluf_assets.policy.engine import TransformersEngine
+from rluf_assets.policy.judges import JUDGES, judge_all
+from rluf_assets.policy.phases import Scorer
+
+
+def evaluate_candidate(
+    policy: Path,
+    prompts_file: Path,
+    scorers: Mapping[str, Scorer],
+    config: EvaluationConfig,
+    *,
+    seed: int,
+    report: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Completions (one row each, with a column `judge_<name>` per rule judge) and scores (one per objective and reply).
+
+    The same seed gives every candidate the same random numbers for the same prompt. Raises DataError without prompts.
+    """
+    prompts = pl.read_parquet(prompts_file).filter(pl.col("split") == "evaluation").head(config.max_prompts or 2**31)
+    if prompts.is_empty():
+        raise DataError(f"{prompts_file}: no prompts of split 'evaluation'. Materialise evaluation_prompts again.")
+    engine = TransformersEngine(policy, batch_tokens=config.sampling_tokens)
+    steps = 2 + len(scorers)
+    sampled = engine.sample(
+        prompts["prompt"].to_list(),
+        n=config.completions_per_prompt,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        seed=seed,
+    )
+    report(1, steps, "sampled")
+    completions = (
+        prompts.select("prompt_id", "use_case", "prompt")
+        .with_columns(
+            pl.Series("completion", [[c.text for c in row] for row in sampled]),
+            pl.Series("finished", [[c.finished for c in row] for row in sampled]),
+            completion_id=pl.int_ranges(0, config.completions_per_prompt, dtype=pl.Int32),
+        )
+        .explode("completion", "finished", "completion_id")
+    )
+    completions = _judged(completions).select(
+        "prompt_id", "completion_id", "use_case", "prompt", "completion", "finished", pl.col("^judge_.*$")
+    )
+    report(2, steps, "judged")
+    scores = []
+    for objective, scorer in scorers.items():
+        found = scorer.score(completions["prompt"].to_list(), completions["completion"].to_list())
+        scores.append(
+            pl.concat(
+                [
+                    completions.select("prompt_id", "completion_id", "use_case", objective=pl.lit(objective)),
+                    found.select(pl.col("logit", "probability", "live_probability").cast(pl.Float64)),
+                ],
+                how="horizontal",
+            )
+        )
+        report(2 + len(scores), steps, f"scored {objective}")
+    return completions, pl.concat(scores)
+
+
+def _judged(completions: pl.DataFrame) -> pl.DataFrame:
+    names = tuple(JUDGES)
+    rows = completions.select("prompt", "completion", "finished").iter_rows()
+    verdicts = [
+        [judged[name].passed and (finished or name != "unfinished") for name in names]
+        for prompt, completion, finished in rows
+        for judged in [judge_all(prompt, completion, names)]
+    ]
+    columns = zip(*verdicts, strict=True)
+    return completions.with_columns(
+        pl.Series(f"judge_{name}", list(values), dtype=pl.Boolean) for name, values in zip(names, columns, strict=True)
+    )

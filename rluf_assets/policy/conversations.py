@@ -1,0 +1,116 @@
+"""Conversations from validated logs, as token ids with the positions a policy learns from (its own replies)."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from rluf_assets.chat import END, Message
+from rluf_assets.errors import DataError
+from rluf_assets.policy.prompts import PromptEncoder
+
+Conversation = list[Message]
+# What the toolkit's own template renders a user message and a reply to; ten times faster than Jinja, turn by turn.
+_DEFAULT_PIECES = ("<|user|>{}" + END + "<|assistant|>", "{}" + END)
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of one conversation and, for each, whether it belongs to a reply (or its end token)."""
+
+    token_ids: list[int]
+    learned: list[bool]
+
+
+def load_conversations(folders: Sequence[Path], limit: int, seed: int) -> list[Conversation]:
+    """At most `limit` conversations, a seeded sample in random order, from `messages.parquet` of each folder.
+
+    A conversation that runs past midnight is put together again. Only turns with a reply are kept. Raises DataError if
+    there is none.
+    """
+    files = [folder / "messages.parquet" for folder in folders]
+    missing = [str(file) for file in files if not file.exists()]
+    if missing or not files:
+        raise DataError(f"base policy: expected messages.parquet in every folder of logs, missing: {missing or 'all'}.")
+    messages = pl.scan_parquet(files)
+    ids = messages.select(pl.col("conversation_id").unique()).collect().to_series().sort().to_list()
+    random.Random(seed).shuffle(ids)
+    chosen = pl.DataFrame({"conversation_id": ids[:limit], "place": range(len(ids[:limit]))})
+    turns = (
+        messages.select("conversation_id", "turn_index", "role", "content")
+        .join(chosen.lazy(), on="conversation_id")
+        .group_by("place", "turn_index")
+        .agg(
+            pl.col("content").filter(pl.col("role") == "user").first().alias("user"),
+            pl.col("content").filter(pl.col("role") == "assistant").first().alias("reply"),
+        )
+        .drop_nulls()
+        .sort("place", "turn_index")
+        .group_by("place", maintain_order=True)
+        .agg("user", "reply")
+        .collect()
+    )
+    if turns.is_empty():
+        raise DataError(f"base policy: {len(ids)} conversations in {len(files)} folders, none with a reply in it.")
+    return [
+        [m for u, r in zip(users, replies, strict=True) for m in _turn(u, r)]
+        for users, replies in turns.select("user", "reply").iter_rows()
+    ]
+
+
+def one_turn(conversation: Conversation, rng: random.Random) -> Conversation:
+    """A random turn of the conversation, on its own."""
+    start = 2 * rng.randrange(len(conversation) // 2)
+    return conversation[start : start + 2]
+
+
+def encode(conversations: Sequence[Conversation], encoder: PromptEncoder, max_tokens: int) -> list[Example]:
+    """Each conversation's tokens, its last turns dropped until it fits; those whose first turn is too long are left out.
+
+    What is learned: every reply with its end token.
+    """
+    texts, spans = [], []
+    for conversation in conversations:
+        pieces = _pieces(conversation, encoder)
+        spans.append(len(pieces))
+        texts += pieces
+    token_ids = encoder.token_ids(texts)
+    examples, at = [], 0
+    for size in spans:
+        example = Example([], [])
+        for i in range(at, at + size, 2):
+            turn = token_ids[i] + token_ids[i + 1]
+            if len(example.token_ids) + len(turn) > max_tokens:
+                break
+            example.token_ids.extend(turn)
+            example.learned.extend([False] * len(token_ids[i]) + [True] * len(token_ids[i + 1]))
+        at += size
+        if example.token_ids:
+            examples.append(example)
+    return examples
+
+
+def _pieces(conversation: Conversation, encoder: PromptEncoder) -> list[str]:
+    """The conversation's text, cut before and after each reply: what a prompt renders to, then the reply, and so on."""
+    if encoder.default_template:
+        return [
+            text.format(message["content"])
+            for message, text in zip(conversation, itertools.cycle(_DEFAULT_PIECES), strict=False)
+        ]
+    pieces, rendered = [], ""
+    for i in range(1, len(conversation), 2):
+        before, after = encoder.render(conversation[:i]), encoder.render_whole(conversation[: i + 1])
+        if not (before.startswith(rendered) and after.startswith(before)):
+            raise DataError("chat template: the rendering of a conversation does not start with that of its prompt.")
+        pieces += [before[len(rendered) :], after[len(before) :]]
+        rendered = after
+    return pieces
+
+
+def _turn(user: str, reply: str) -> tuple[Message, Message]:
+    return {"role": "user", "content": user}, {"role": "assistant", "content": reply}

@@ -1,0 +1,211 @@
+"""TransformersEngine: sampling from, and log-probabilities under, a causal LM folder, in this process.
+
+Batches hold prompts of like length; each prompt is prefilled once for its n completions (see decoding.py). A prompt's
+random numbers come from the seed and its own text, so its completions do not depend on the rest of the batch or call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from rluf_assets.chat import Message
+from rluf_assets.errors import ConfigError, DataError
+from rluf_assets.policy.decoding import Decoded, decode, prefill
+from rluf_assets.policy.prompts import PromptEncoder
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One reply: its text, its tokens (the end token with it), whether it ended by itself, its summed log-probability.
+
+    `logprob` is that of the sampling policy at temperature 1, whatever temperature it was drawn at.
+    """
+
+    text: str
+    token_ids: list[int]
+    finished: bool
+    logprob: float
+
+
+class TransformersEngine:
+    """Samples completions of chat prompts from a Hugging Face causal LM with full attention."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        batch_tokens: int = 6_144,
+    ) -> None:
+        self.folder = str(folder)
+        self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+        self.encoder = PromptEncoder(AutoTokenizer.from_pretrained(folder))
+        self.batch_tokens = batch_tokens
+        self.max_positions = int(self.model.config.max_position_embeddings)
+        self.end_ids = _end_ids(self.model, self.encoder)
+        windows = set(getattr(self.model.config, "layer_types", None) or ()) - {"full_attention"}
+        if windows:
+            raise ConfigError(
+                f"{folder}: layers of type {sorted(windows)}; TransformersEngine handles full attention only. "
+                "Sample this model with vLLM."
+            )
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        *,
+        n: int,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        seed: int,
+    ) -> list[list[Completion]]:
+        """n completions of each prompt, in input order; temperature 0 is greedy.
+
+        Contexts are cut at whole turns so that prompt and reply fit the model's positions. Two equal prompts in one
+        call get different random numbers. Raises ConfigError if `max_new_tokens` leaves no room for a prompt.
+        """
+        room = self._room(max_new_tokens)
+        ids = self.encoder.encode(prompts, room)
+        keys = _keys(ids, seed)
+        completions: list[list[Completion]] = [[] for _ in prompts]
+        for batch in length_batches([len(x) + n * max_new_tokens // 4 for x in ids], self.batch_tokens):
+            uniforms = None
+            if temperature > 0:
+                uniforms = torch.from_numpy(np.stack([_uniforms(keys[i], n, max_new_tokens) for i in batch]))
+            decoded = decode(
+                self.model,
+                [ids[i] for i in batch],
+                uniforms,
+                n=n,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                end_ids=self.end_ids,
+            )
+            for i, row in zip(batch, self._completions(decoded), strict=True):
+                completions[i] = row
+        return completions
+
+    def logprobs(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        completions: Sequence[Completion],
+        *,
+        max_new_tokens: int | None = None,
+        batch_tokens: int = 4_096,
+    ) -> np.ndarray:
+        """log pi(completion | prompt) under this engine's model, summed over the completion's tokens; float64, (rows,).
+
+        `max_new_tokens` is what the completions were sampled with, so that long contexts are cut alike.
+        """
+        total = np.zeros(len(completions))
+        if not completions:
+            return total
+        ids = self.encode_pairs(prompts, completions, max_new_tokens)
+        with torch.inference_mode():
+            for batch in length_batches([len(p) + len(c) for p, c in ids], batch_tokens):
+                tokens = token_logprobs(self.model, [ids[i] for i in batch])
+                total[batch] = tokens.double().sum(dim=1).cpu().numpy()
+        return total
+
+    def next_logits(self, ids: Sequence[list[int]]) -> torch.Tensor:
+        """Logits of the token after each row of ids, shape (rows, vocabulary)."""
+        return prefill(self.model, list(ids), None)
+
+    def encode_pairs(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        completions: Sequence[Completion],
+        max_new_tokens: int | None = None,
+    ) -> list[tuple[list[int], list[int]]]:
+        """(prompt ids, completion ids) of each row; prompts cut to what `max_new_tokens` (else the longest) leaves."""
+        longest = max(len(completion.token_ids) for completion in completions)
+        encoded = self.encoder.encode(prompts, self._room(max_new_tokens or longest))
+        return [(p, list(c.token_ids)) for p, c in zip(encoded, completions, strict=True)]
+
+    def _room(self, max_new_tokens: int) -> int:
+        room = self.max_positions - max_new_tokens
+        if room < 1:
+            raise ConfigError(
+                f"{self.folder}: {max_new_tokens} new tokens leave no room for a prompt "
+                f"in {self.max_positions} positions."
+            )
+        return room
+
+    def _completions(self, decoded: Decoded) -> Iterator[list[Completion]]:
+        lengths, finished = decoded.lengths.tolist(), decoded.finished.tolist()
+        token_ids, n = decoded.token_ids.tolist(), decoded.token_ids.shape[1]
+        steps = torch.arange(decoded.token_ids.shape[2], device=decoded.lengths.device)
+        logprobs = (decoded.logprobs.double() * (steps < decoded.lengths[..., None])).sum(-1).tolist()
+        flat = [row[j][: lengths[i][j]] for i, row in enumerate(token_ids) for j in range(n)]
+        texts = self.encoder.decode([ids[:-1] if ids[-1] in self.end_ids else ids for ids in flat])
+        for i in range(len(token_ids)):
+            yield [Completion(texts[i * n + j], flat[i * n + j], finished[i][j], logprobs[i][j]) for j in range(n)]
+
+
+def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Row indices, longest rows first, so many that rows x longest stays within the budget (one row at least)."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    while order:
+        size = max(1, batch_tokens // max(1, lengths[order[0]]))
+        yield order[:size]
+        order = order[size:]
+
+
+def token_logprobs(model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]]) -> torch.Tensor:
+    """Log-probability of each completion token, shape (rows, longest completion), zero beyond a row's own.
+
+    Differentiable. Rows are padded on the right; only positions that predict completion tokens reach the output layer.
+    """
+    starts = torch.tensor([len(prompt) for prompt, _ in pairs])
+    sizes = torch.tensor([len(completion) for _, completion in pairs])
+    if int(sizes.min()) == 0:
+        raise DataError("a completion without tokens has no log-probability; drop it before asking for one.")
+    ids = torch.zeros(len(pairs), int((starts + sizes).max()), dtype=torch.long)
+    for row, (prompt, completion) in enumerate(pairs):
+        ids[row, : len(prompt) + len(completion)] = torch.tensor(prompt + completion)
+    ids = ids.to(model.device)
+    first = int(starts.min()) - 1
+    keep = torch.arange(first, ids.shape[1] - 1, device=ids.device)
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits.float()
+
+    steps = torch.arange(int(sizes.max()))
+    real = steps < sizes[:, None]
+    where = (starts[:, None] - 1 + steps).clamp(max=ids.shape[1] - 2).to(ids.device)
+    targets = ids.gather(1, where + 1)
+    rows = torch.arange(len(pairs), device=ids.device)[:, None]
+    picked = logits[rows, where - first]
+    logprobs = picked.gather(-1, targets[..., None])[..., 0] - torch.logsumexp(picked, dim=-1)
+    return torch.where(real.to(ids.device), logprobs, 0.0)
+
+
+def _end_ids(model: PreTrainedModel, encoder: PromptEncoder) -> frozenset[int]:
+    found = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = [found] if isinstance(found, int) else list(found or ())
+    if encoder.tokenizer.eos_token_id is not None:
+        ids.append(encoder.tokenizer.eos_token_id)
+    return frozenset(ids)
+
+
+def _keys(prompt_ids: Sequence[Sequence[int]], seed: int) -> list[int]:
+    """A 128-bit random key per prompt from the seed, its tokens, and how often they stood before in this call."""
+    seen: Counter[bytes] = Counter()
+    keys = []
+    for ids in prompt_ids:
+        text = np.asarray(ids, dtype=np.int64).tobytes()
+        digest = hashlib.sha256(f"{seed}:{seen[text]}:".encode() + text).digest()
+        keys.append(int.from_bytes(digest[:16], "big"))
+        seen[text] += 1
+    return keys
+
+
+def _uniforms(key: int, n: int, steps: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(key=key)).random((n, steps))

@@ -1,0 +1,74 @@
+"""Objectives by name: from reward models' logits to the one reward r = sum over k of w_k z_k.
+
+z_k is objective k's logit, z-scored with the mean and standard deviation it has on replies of the *reference* policy,
+fixed once before training. No paper says whether or how rewards are brought to one scale before they are mixed; this is
+our choice, and `raw` and `probability` are the other options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from rluf_assets.errors import DataError
+from rluf_assets.policy.config import Weights
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation of each objective's logit on the reference policy's replies."""
+
+    mean: Mapping[str, float]
+    std: Mapping[str, float]
+
+    @classmethod
+    def fit(cls, scores: pl.DataFrame, objectives: tuple[str, ...]) -> Normalisation:
+        """From a frame with a column `logit_<objective>` each; NaN scores are left out.
+
+        Raises DataError for an objective that scores all replies alike: it cannot steer anything.
+        """
+        mean, std = {}, {}
+        for objective in objectives:
+            logits = scores[f"logit_{objective}"].drop_nulls().to_numpy()
+            logits = logits[np.isfinite(logits)]
+            if len(logits) < 2 or logits.std() < 1e-9:
+                raise DataError(
+                    f"objective {objective!r}: {len(logits)} finite scores of reference replies without any spread; "
+                    "expected a reward model that tells replies apart. Train it again or leave the objective out."
+                )
+            mean[objective], std[objective] = float(logits.mean()), float(logits.std())
+        return cls(mean, std)
+
+    def apply(self, objective: str, logits: np.ndarray) -> np.ndarray:
+        return (logits - self.mean[objective]) / self.std[objective]
+
+
+def add_rewards(
+    scores: pl.DataFrame, weights: Weights, objectives: tuple[str, ...], normalisation: Normalisation, mixing: str
+) -> pl.DataFrame:
+    """`scores` with `value_<objective>` (what is mixed), `weighted_<objective>` and their sum `reward`.
+
+    `scores` has `logit_<objective>` and `probability_<objective>` for each of `objectives`; one without a weight gets
+    weight 0: logged, and without influence. A NaN in a weighted objective makes the reward NaN.
+    """
+    columns: dict[str, np.ndarray] = {}
+    reward = np.zeros(scores.height)
+    for objective in objectives:
+        logits = scores[f"logit_{objective}"].to_numpy()
+        if mixing == "zscore":
+            value = normalisation.apply(objective, logits)
+        else:
+            value = logits if mixing == "raw" else scores[f"probability_{objective}"].to_numpy()
+        weighted = value * weights[objective] if weights.get(objective) else np.zeros(len(value))
+        columns[f"value_{objective}"], columns[f"weighted_{objective}"] = value, weighted
+        reward = reward + weighted
+    return scores.with_columns(pl.Series(name, values) for name, values in {**columns, "reward": reward}.items())
+
+
+def calibrated_reward(reward: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """R_calib = sigmoid(r(a) - r(abar)), about the probability that a beats the baseline reply (CGPO, eq. 6)."""
+    difference = np.asarray(reward, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
+    return np.exp(-np.logaddexp(0.0, -difference))

@@ -1,0 +1,1 @@
+"""Reward models: P[signal] and preference rewards, trained, calibrated, scored and evaluated."""

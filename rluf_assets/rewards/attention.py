@@ -1,0 +1,40 @@
+"""Attention for training on a CPU: float32 inside a bfloat16 pass.
+
+PyTorch's CPU flash attention runs its bfloat16 backward several times slower than its float32 one, which costs more
+than bfloat16 gains elsewhere; on a GPU the ordinary kernels are right.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+FLOAT32 = "sdpa_float32"
+
+
+def _sdpa_float32(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    with torch.autocast(query.device.type, enabled=False):
+        output, weights = sdpa_attention_forward(
+            module, query.float(), key.float(), value.float(), attention_mask, **options
+        )
+    return output.to(query.dtype), weights
+
+
+AttentionInterface.register(FLOAT32, _sdpa_float32)
+AttentionMaskInterface.register(FLOAT32, sdpa_mask)
+
+
+def attention_for(config: PretrainedConfig, dtype: str, device: str) -> str:
+    """Name of the attention implementation for a model that runs in `dtype` on `device`."""
+    return FLOAT32 if dtype == "bfloat16" and device == "cpu" else "sdpa"

@@ -1,0 +1,93 @@
+"""From a raw score to a probability at the training rate, and to one at the live rate.
+
+Upsampling positives multiplies the odds by q_pos/q_neg (the classes' inclusion probabilities), so the logit must lose
+ln(q_pos/q_neg): ln 111 for 0.1% -> 10% (RLUF, section 3). A temperature fitted on validation rows at the training rate
+takes out over-confidence: `live = sigmoid(z/T - shift)`.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy.optimize import minimize_scalar
+from scipy.special import expit
+
+from rluf_assets.errors import ArtifactMissing, DataError
+from rluf_assets.lake import read_json, write_json
+
+CALIBRATION = "calibration.json"
+# Fewer examples of the rarer class say too little about a temperature.
+MIN_VALIDATION_EXAMPLES = 20
+LOG_TEMPERATURE_BOUNDS = (math.log(0.2), math.log(10.0))
+
+
+class Calibration(BaseModel):
+    """What turns a reward model's logit into probabilities; stored as `calibration.json` beside the weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    objective: str
+    signal: str
+    temperature: float = Field(gt=0, allow_inf_nan=False)
+    shift: float = Field(allow_inf_nan=False)
+    base_rate: float | None = Field(None, ge=0, le=1)
+    train_positive_rate: float | None = Field(None, ge=0, le=1)
+    validation_rows: int = 0
+    max_length: int = Field(ge=1)
+    trained_until: str | None = None
+
+    def probability(self, logits: np.ndarray) -> np.ndarray:
+        """Probability at the training rate (for pairs: of beating a reply with score 0)."""
+        return np.asarray(expit(np.asarray(logits, np.float64) / self.temperature))
+
+    def live_probability(self, logits: np.ndarray) -> np.ndarray:
+        """Probability at the live rate."""
+        return np.asarray(expit(np.asarray(logits, np.float64) / self.temperature - self.shift))
+
+    def save(self, folder: Path) -> None:
+        write_json(str(folder / CALIBRATION), self.model_dump(mode="json"))
+
+
+def load_calibration(folder: str | Path) -> Calibration:
+    """Read `calibration.json`. Raises ArtifactMissing if it is not there, DataError if it is not what we write."""
+    path = Path(folder) / CALIBRATION
+    try:
+        return Calibration.model_validate(read_json(str(path)))
+    except FileNotFoundError:
+        raise ArtifactMissing(
+            f"{path}: not found, so the folder is no finished reward model. Train it, or point to a finished one."
+        ) from None
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise DataError(f"{path}: not a calibration ({wrong}). Train the model again; do not edit the file.") from error
+
+
+def prior_shift(rates: dict[str, Any]) -> float:
+    """ln(q_pos/q_neg) from a signal set's recorded inclusion probabilities."""
+    found = {key: rates.get(key) for key in ("q_pos", "q_neg")}
+    if not all(isinstance(q, int | float) and 0 < q <= 1 for q in found.values()):
+        raise DataError(f"rates.json: expected q_pos and q_neg in (0, 1], found {found}. Build the signal set again.")
+    return math.log(found["q_pos"] / found["q_neg"])
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """T > 0 that minimises the log loss of sigmoid(z/T) (Guo et al. 2017); 1.0 if a class has too few examples.
+
+    For pairs pass the logit differences and labels of 1.
+    """
+    labels = np.asarray(labels, np.float64)
+    weights = np.ones_like(labels) if weights is None else np.asarray(weights, np.float64)
+    paired = bool((labels == 1).all())
+    rarer = len(labels) if paired else min(labels.sum(), (1 - labels).sum())
+    if rarer < MIN_VALIDATION_EXAMPLES:
+        return 1.0
+
+    def log_loss(log_temperature: float) -> float:
+        z = logits * math.exp(-log_temperature)
+        return float(np.average(np.logaddexp(0, z) - labels * z, weights=weights))
+
+    return math.exp(minimize_scalar(log_loss, bounds=LOG_TEMPERATURE_BOUNDS, method="bounded").x)

@@ -1,0 +1,274 @@
+"""Evaluate a finished reward model on held-out rows: figures with intervals, baselines on the same rows, slices.
+
+Everything is computed once over the whole set, never as means over batches. For P[signal] the holdout has the natural
+rate: all positives and a seeded sample of negatives are scored, and weights restore the rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rluf_assets.errors import DataError
+from rluf_assets.rewards import baselines, metrics
+from rluf_assets.rewards.baselines import BagOfWords
+from rluf_assets.rewards.config import EvaluationConfig, RewardConfig
+from rluf_assets.rewards.data import labelled_rows, limit_rows, pair_rows
+from rluf_assets.rewards.metrics import Clusters, RankStatistics
+from rluf_assets.rewards.scoring import RewardModel
+from rluf_assets.rewards.style import style_features
+
+TURN_EDGES = (1, 2, 4, 7)
+LENGTH_QUANTILES = (0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`metrics` is what metrics.json holds; `scores` one row per scored row; `rows` the texts, in the same order."""
+
+    metrics: dict[str, Any]
+    scores: pl.DataFrame
+    rows: pl.DataFrame
+
+
+def evaluate_signal(
+    model: RewardModel, train: pl.DataFrame, holdout: pl.DataFrame, config: RewardConfig, *, seed: int
+) -> Evaluation:
+    """P[signal] on the natural-rate holdout. `train` is for the baselines. Raises DataError as training does."""
+    lenient = config.model_copy(update={"on_empty_completion": "drop"})
+    rows = sample_negatives(labelled_rows(holdout, "holdout", lenient), config.evaluation.negatives, seed)
+    train = limit_rows(labelled_rows(train, "train", lenient), baselines.MAX_BASELINE_ROWS, seed)
+    rows, scored = _score(model, rows, "completion", config)
+    scores = pl.concat(
+        [_identity(rows, ("message_id", "user_id", "use_case", "turn_index", "policy_version")), scored],
+        how="horizontal",
+    )
+    scores = scores.with_columns(
+        label=rows["label"].cast(pl.Int8), weight=rows["weight"], completion_length=rows["completion"].str.len_chars()
+    )
+    clusters = _clusters(rows, config.evaluation, seed)
+    labels, live = rows["label"].to_numpy(), scores["live_probability"].to_numpy()
+    found = _discrimination(scores["logit"].to_numpy(), labels, clusters)
+    found |= _calibration(labels, live, clusters)
+    found |= _correlations(scores["logit"].to_numpy(), rows["completion"], clusters)
+    others = {
+        "length_only": baselines.length_scores(train, rows),
+        "bag_of_words": BagOfWords().fit_labelled(train).score_labelled(rows),
+    }
+    for name, values in others.items():
+        found |= _named(f"auroc_{name}", clusters.estimate(RankStatistics(values, labels).auroc))
+    found |= {
+        "holdout_rows": len(holdout),
+        "scored_rows": len(rows),
+        "holdout_positives": int(labels.sum()),
+        "base_rate": float(np.average(labels, weights=clusters.weights)),
+        "dropped_rows": len(holdout) - round(float(clusters.weights.sum())),
+        "reliability": _reliability(labels, live, clusters, config.evaluation),
+        "slices": _slices(rows, scores, clusters, config.evaluation, seed),
+    }
+    return Evaluation(found, scores, rows)
+
+
+def evaluate_pairs(
+    model: RewardModel, train: pl.DataFrame, held: pl.DataFrame, config: RewardConfig, *, seed: int
+) -> Evaluation:
+    """A Bradley-Terry model on held-out pairs: accuracy, margin, log loss, baselines, by use case."""
+    lenient = config.model_copy(update={"on_empty_completion": "drop", "use_margin": False})
+    rows = pair_rows(held, "eval", lenient)
+    train = limit_rows(pair_rows(train, "train", lenient), baselines.MAX_BASELINE_ROWS, seed)
+    logits = _score_pairs(model, rows, config)
+    rows, logits = rows.filter(np.isfinite(logits[:, 0])), logits[np.isfinite(logits[:, 0])]
+    scores = _identity(rows, ("pair_id", "use_case")).with_columns(
+        chosen_logit=pl.Series(logits[:, 0]), rejected_logit=pl.Series(logits[:, 1])
+    )
+    margin = logits[:, 0] - logits[:, 1]
+    clusters = _clusters(rows, config.evaluation, seed)
+    found = _named("pair_accuracy", clusters.estimate(metrics.weighted_mean(_wins(margin))))
+    found |= _named("margin", clusters.estimate(metrics.weighted_mean(margin)))
+    probability = model.calibration.probability(margin)
+    losses = metrics.log_losses(probability, np.ones_like(margin))
+    found |= _named("log_loss", clusters.estimate(metrics.weighted_mean(losses)))
+    others = {
+        "length_only": baselines.length_pair_scores(train, rows),
+        "bag_of_words": BagOfWords().fit_pairs(train).score_pairs(rows),
+    }
+    for name, values in others.items():
+        found |= _named(f"pair_accuracy_{name}", clusters.estimate(metrics.weighted_mean(_wins(values))))
+    twice = Clusters(
+        np.tile(clusters.codes, 2), np.tile(clusters.weights, 2), clusters.resamples, clusters.confidence, seed
+    )
+    found |= _correlations(logits.T.ravel(), pl.concat([rows["chosen"], rows["rejected"]]), twice)
+    found |= {
+        "eval_pairs": len(rows),
+        "mean_logit": float(logits.mean()),
+        "sd_logit": float(logits.std()),
+        "slices": _pair_slices(rows, margin, clusters, config.evaluation, seed),
+    }
+    return Evaluation(found, scores, rows.with_columns(margin=pl.Series(margin)))
+
+
+def sample_negatives(rows: pl.DataFrame, negatives: int, seed: int) -> pl.DataFrame:
+    """All positives and at most `negatives` negatives, uniformly drawn; their `weight` grows by 1/inclusion."""
+    is_positive = rows["label"].to_numpy() > 0.5
+    absent = np.flatnonzero(~is_positive)
+    if len(absent) <= negatives:
+        return rows
+    chosen = np.random.default_rng(seed).choice(absent, negatives, replace=False)
+    kept = np.sort(np.concatenate([np.flatnonzero(is_positive), chosen]))
+    factor = np.where(is_positive[kept], 1.0, len(absent) / negatives)
+    return rows[kept].with_columns(pl.col("weight") * pl.Series(factor))
+
+
+def _score(
+    model: RewardModel, rows: pl.DataFrame, column: str, config: RewardConfig
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows that fit the model and their scores."""
+    encoded = model.encoder.encode(rows["prompt"].to_list(), rows[column].to_list())
+    if encoded.too_long.any() and config.on_too_long == "error":
+        raise DataError(
+            f"holdout: {int(encoded.too_long.sum())} of {len(rows)} rows do not fit {model.encoder.max_length} tokens "
+            "even with one turn. Raise max_length, or set on_too_long: drop."
+        )
+    fits = ~encoded.too_long
+    logits = model.score_token_ids([encoded.token_ids[i] for i in np.flatnonzero(fits)]).astype(np.float64)
+    scored = pl.DataFrame(
+        {
+            "logit": logits,
+            "probability": model.calibration.probability(logits),
+            "live_probability": model.calibration.live_probability(logits),
+        }
+    )
+    return rows.filter(fits), scored
+
+
+def _score_pairs(model: RewardModel, rows: pl.DataFrame, config: RewardConfig) -> np.ndarray:
+    """Logits of chosen and rejected, shape (pairs, 2); NaN where either does not fit and such rows are dropped."""
+    both = pl.concat([rows.select("prompt", reply=pl.col(side)) for side in ("chosen", "rejected")])
+    both = both.with_row_index("row")
+    kept, scored = _score(model, both, "reply", config)
+    logits = np.full(len(both), np.nan)
+    logits[kept["row"].to_numpy()] = scored["logit"].to_numpy()
+    logits = logits.reshape(2, -1).T
+    logits[~np.isfinite(logits).all(1)] = np.nan
+    return logits
+
+
+def _wins(margin: np.ndarray) -> np.ndarray:
+    return np.where(margin == 0, 0.5, (margin > 0).astype(np.float64))
+
+
+def _named(name: str, estimate: metrics.Estimate) -> dict[str, Any]:
+    """Figure and interval under their names; None where there is none (JSON has no NaN)."""
+    value, interval = estimate
+    return {name: _finite(value), f"{name}_ci": [_finite(bound) for bound in interval]}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _identity(rows: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    return rows.select(c for c in columns if c in rows.columns)
+
+
+def _clusters(rows: pl.DataFrame, config: EvaluationConfig, seed: int) -> Clusters:
+    column = next((c for c in ("user_id", "conversation_id") if c in rows.columns), None)
+    groups = rows[column] if column else rows["prompt"].list.first().struct.field("content")
+    weights = rows["weight"].to_numpy() if "weight" in rows.columns else np.ones(len(rows))
+    options = {"resamples": config.bootstrap_resamples, "confidence": config.confidence, "seed": seed}
+    return Clusters.of(groups.fill_null("").to_numpy(), weights, **options)
+
+
+def _discrimination(logits: np.ndarray, labels: np.ndarray, clusters: Clusters) -> dict[str, Any]:
+    ranks = RankStatistics(logits, labels)
+    return _named("auroc", clusters.estimate(ranks.auroc)) | _named(
+        "average_precision", clusters.estimate(ranks.average_precision)
+    )
+
+
+def _calibration(labels: np.ndarray, live: np.ndarray, clusters: Clusters) -> dict[str, Any]:
+    weights = clusters.weights
+    constant = np.full_like(live, np.average(labels, weights=weights))
+    found: dict[str, Any] = {}
+    for name, p in (("", live), ("_constant_rate", constant)):
+        found |= _named(f"log_loss{name}", clusters.estimate(metrics.weighted_mean(metrics.log_losses(p, labels))))
+        found |= _named(f"brier{name}", clusters.estimate(metrics.weighted_mean((p - labels) ** 2)))
+    found |= _named(
+        "observed_over_expected", metrics.observed_over_expected(labels, live, weights, clusters.confidence)
+    )
+    clustered = clusters.estimate(metrics.ratio(labels, live))
+    found["observed_over_expected_clustered_ci"] = _named("x", clustered)["x_ci"]
+    slope, intercept = metrics.calibration_slope(labels, live, weights, clusters.codes, clusters.confidence)
+    return found | _named("calibration_slope", slope) | _named("calibration_intercept", intercept)
+
+
+def _correlations(logits: np.ndarray, replies: pl.Series, clusters: Clusters) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, values in style_features(replies).to_dict().items():
+        found |= _named(f"{name}_correlation", clusters.estimate(metrics.correlation(logits, values.to_numpy())))
+    return found
+
+
+def _reliability(
+    labels: np.ndarray, live: np.ndarray, clusters: Clusters, config: EvaluationConfig
+) -> list[dict[str, Any]]:
+    bins = metrics.equal_mass_bins(live, clusters.weights, config.reliability_bins)
+    found = []
+    for index in np.unique(bins):
+        inside = (bins == index).astype(np.float64)
+        rate, interval = clusters.estimate(metrics.ratio(labels * inside, inside))
+        mean = float(metrics.ratio(live * inside, inside)(clusters.weights[None])[0])
+        share = float(clusters.weights @ inside / clusters.weights.sum())
+        found.append({"predicted": mean, "share": share, **_named("observed", (rate, interval))})
+    return found
+
+
+def slice_columns(rows: pl.DataFrame, reply: str = "completion") -> dict[str, pl.Series]:
+    """Name of each slicing -> a label per row: use case, policy version, turn, length; those that are there."""
+    found = {c: rows[c].fill_null("(none)") for c in ("use_case", "policy_version") if c in rows.columns}
+    if "turn_index" in rows.columns:
+        found["turn_index"] = rows["turn_index"].cut(TURN_EDGES, left_closed=True).cast(pl.String)
+    length = rows[reply].str.len_chars()
+    edges = sorted({float(length.quantile(q) or 0) for q in LENGTH_QUANTILES})
+    found["length"] = length.cut(edges).cast(pl.String)
+    return found
+
+
+def _slices(
+    rows: pl.DataFrame, scores: pl.DataFrame, clusters: Clusters, config: EvaluationConfig, seed: int
+) -> list[dict[str, Any]]:
+    labels, live = rows["label"].to_numpy(), scores["live_probability"].to_numpy()
+    logits, found = scores["logit"].to_numpy(), []
+    for name, inside in _each_slice(slice_columns(rows), labels, config):
+        part = Clusters.of(clusters.codes[inside], clusters.weights[inside], resamples=clusters.resamples, seed=seed)
+        entry = {**name, "rows": int(inside.sum()), "positives": int(labels[inside].sum())}
+        entry |= _named("auroc", part.estimate(RankStatistics(logits[inside], labels[inside]).auroc))
+        estimate = metrics.observed_over_expected(labels[inside], live[inside], part.weights, clusters.confidence)
+        found.append(entry | _named("observed_over_expected", estimate))
+    return found
+
+
+def _pair_slices(
+    rows: pl.DataFrame, margin: np.ndarray, clusters: Clusters, config: EvaluationConfig, seed: int
+) -> list[dict[str, Any]]:
+    found = []
+    for name, inside in _each_slice(slice_columns(rows, "chosen"), None, config):
+        part = Clusters.of(clusters.codes[inside], clusters.weights[inside], resamples=clusters.resamples, seed=seed)
+        entry = {**name, "pairs": int(inside.sum())}
+        found.append(entry | _named("pair_accuracy", part.estimate(metrics.weighted_mean(_wins(margin[inside])))))
+    return found
+
+
+def _each_slice(
+    columns: dict[str, pl.Series], labels: np.ndarray | None, config: EvaluationConfig
+) -> Iterator[tuple[dict[str, str], np.ndarray]]:
+    for by, values in columns.items():
+        for value in sorted(values.unique().to_list()):
+            inside = (values == value).to_numpy()
+            enough = inside.sum() >= config.min_slice_rows
+            if enough and (labels is None or 0 < labels[inside].sum() < inside.sum()):
+                yield {"by": by, "value": value}, inside

@@ -1,0 +1,121 @@
+"""Reward models for people with files and no Dagster: what `rluf train-reward` and `rluf score` do.
+
+Files are Parquet or JSON lines in TRL's conversational formats. Outputs appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rluf_assets.errors import ConfigError, DataError
+from rluf_assets.lake import write_json
+from rluf_assets.rewards.config import RewardConfig
+from rluf_assets.rewards.data import normal_prompts, read_table
+from rluf_assets.rewards.evaluation import evaluate_pairs, evaluate_signal
+from rluf_assets.rewards.report import conclusion, write_report
+from rluf_assets.rewards.scoring import RewardModel
+from rluf_assets.rewards.trainer import Progress
+from rluf_assets.rewards.training import train_reward
+
+SCORES = ("score", "probability", "live_probability")
+
+
+def train_reward_files(
+    objective: str,
+    train: str | Path,
+    evaluation: str | Path,
+    base: str | Path,
+    out: str | Path,
+    *,
+    config: dict[str, Any] | None = None,
+    seed: int = 0,
+    progress: Progress = lambda *args, **metrics: None,
+) -> str:
+    """Train and evaluate one reward model; returns the report's sentence.
+
+    `objective` names what is learned (love, helpfulness, safety, ...). A `label` column trains P[objective],
+    `chosen`/`rejected` columns a preference model. An `inclusion_probability` column gives the live shift. While it
+    runs, everything is in `<out>.partial`, where a killed run continues; `out` appears when all of it is there.
+    """
+    out, partial = Path(out), Path(f"{out}.partial")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: exists already. Remove it or give another folder.")
+    frames = read_table(train), read_table(evaluation)
+    settings = RewardConfig.model_validate({"objective": _loss_of(objective, frames[0], train), **(config or {})})
+    labelled = settings.objective == "bce"
+    partial.mkdir(parents=True, exist_ok=True)
+    train_reward(
+        base,
+        frames[0],
+        settings,
+        seed=seed,
+        out=partial,
+        checkpoints=partial / "checkpoints",
+        rates=rates_of(frames[0], objective) if labelled else {"signal": objective},
+        progress=progress,
+    )
+    model = RewardModel.load(partial, share_prefixes=settings.share_prefixes)
+    evaluated = (evaluate_signal if labelled else evaluate_pairs)(model, *frames, settings, seed=seed)
+    evaluated.scores.write_parquet(partial / "scores.parquet")
+    write_json(str(partial / "metrics.json"), evaluated.metrics)
+    write_report(partial / "report.html", evaluated, model.calibration, settings)
+    shutil.rmtree(partial / "checkpoints")
+    os.replace(partial, out)
+    return conclusion(evaluated.metrics, settings.objective)
+
+
+def score_files(
+    model: str | Path, source: str | Path, output: str | Path, *, batch_tokens: int = 16_384, device: str = "cpu"
+) -> int:
+    """Score every row of `source` (prompt, completion); `output` has its columns and order and SCORES. Returns rows."""
+    frame, output = read_table(source), Path(output)
+    if output.suffix not in (".parquet", ".jsonl"):
+        raise ConfigError(f"{output}: expected a name that ends in .parquet or .jsonl.")
+    taken = [column for column in SCORES if column in frame.columns]
+    if taken:
+        raise DataError(f"{source}: has columns {taken} already; rename them, scores would overwrite them.")
+    prompts, completions = normal_prompts(frame, str(source))
+    scores = RewardModel.load(model, device=device).score(prompts, completions, batch_tokens=batch_tokens)
+    scored = pl.concat([frame, scores.rename({"logit": "score"}).select(SCORES)], how="horizontal")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f"{output.name}.partial")
+    (scored.write_parquet if output.suffix == ".parquet" else scored.write_ndjson)(partial)
+    os.replace(partial, output)
+    return len(scored)
+
+
+def rates_of(train: pl.DataFrame, signal: str) -> dict[str, Any] | None:
+    """Inclusion probabilities of both classes from the rows' own: sampled rows over the rows they stand for.
+
+    None without the column: then the training rate counts as the live one.
+    """
+    if "inclusion_probability" not in train.columns:
+        return {"signal": signal, "q_pos": 1.0, "q_neg": 1.0}
+    q = train["inclusion_probability"].cast(pl.Float64).to_numpy()
+    if not (np.isfinite(q) & (q > 0) & (q <= 1)).all():
+        raise DataError("train: inclusion_probability must lie in (0, 1]. Mend the column or remove it.")
+    positive = train["label"].cast(pl.Float64).to_numpy() > 0.5
+    stood_for = {side: float((1 / q[positive == side]).sum()) for side in (True, False)}
+    return {
+        "signal": signal,
+        "q_pos": positive.sum() / max(stood_for[True], 1e-12),
+        "q_neg": (~positive).sum() / max(stood_for[False], 1e-12),
+        "base_rate": stood_for[True] / sum(stood_for.values()),
+    }
+
+
+def _loss_of(objective: str, train: pl.DataFrame, name: str | Path) -> str:
+    if "label" in train.columns:
+        return "bce"
+    if {"chosen", "rejected"} <= set(train.columns):
+        return "bradley_terry"
+    raise DataError(
+        f"{name}: to train {objective!r}, expected the columns prompt, completion, label or prompt, chosen, rejected; "
+        f"found {train.columns}."
+    )

@@ -1,0 +1,207 @@
+"""The network of a reward model: loading a base, its score head and pad token, reading scores, saving.
+
+Any `AutoModelForSequenceClassification` base is taken, a causal LM's folder too (its language-model head is dropped).
+Nothing but safetensors is read or written, and no code of a checkpoint is run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.utils import logging as transformers_logging
+
+from rluf_assets.chat import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS
+from rluf_assets.errors import DataError
+from rluf_assets.rewards.attention import attention_for
+from rluf_assets.rewards.batching import Batch
+from rluf_assets.rewards.config import LoraConfig
+from rluf_assets.rewards.pooling import LastLayerAtEnds
+
+HEADS = ("score", "classifier")
+
+
+@dataclass
+class RewardNetwork:
+    """A sequence classifier with one label, its tokenizer, and the tokens that were added to the base's."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    added_tokens: list[str]
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether scores can be read at any token, which sharing prefixes needs."""
+        return isinstance(self.model, GenericForSequenceClassification)
+
+    @property
+    def max_positions(self) -> int:
+        return int(getattr(self.model.config, "max_position_embeddings", None) or 2**30)
+
+
+def load_network(
+    folder: str | Path, *, dropout: float = 0.0, dtype: str = "float32", device: str = "cpu"
+) -> RewardNetwork:
+    """Load a base or a finished reward model; a missing score head is drawn from N(0, 1/(d+1)).
+
+    Adds a pad token of its own where the base has none or shares it with the end token, and the default chat template
+    with its tokens where it has none. Raises DataError for corrupt or mismatched folders.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    tokenizer = _load_tokenizer(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, num_labels=1, trust_remote_code=False)
+        for name, value in config.to_dict().items():
+            if "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool):
+                setattr(config, name, dropout)
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention_for(config, dtype, device),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise DataError(
+            f"{folder}: cannot be loaded as a sequence classifier ({type(error).__name__}: {error}). "
+            "Expected a Hugging Face folder with config.json and whole safetensors of the same architecture."
+        ) from error
+    missing = {name for name in report["missing_keys"] if not name.startswith((*HEADS, "pooler", "bert.pooler"))}
+    if missing:
+        raise DataError(f"{folder}: weights missing from its safetensors: {sorted(missing)[:5]}. Restore the folder.")
+    _check_tokenizer(folder, tokenizer, model)
+    added = _own_tokens(tokenizer, model)
+    for name in {key.split(".")[0] for key in report["missing_keys"] if key.startswith(HEADS)}:
+        _init_head(model.get_submodule(name))
+    return RewardNetwork(model, tokenizer, added)
+
+
+def _load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises bare Exception for a corrupt file
+        raise DataError(f"{folder}: no usable tokenizer ({error}). Save one beside the model.") from error
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def _check_tokenizer(folder: str | Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise DataError(
+            f"{folder}: the tokenizer does not match the model: token id {highest}, but {rows} embeddings. "
+            "Use the tokenizer that the model was trained with."
+        )
+
+
+def _own_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> list[str]:
+    before = set(tokenizer.get_vocab())
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = CHAT_TEMPLATE
+        tokenizer.add_special_tokens(
+            {"extra_special_tokens": [t for t in SPECIAL_TOKENS if t not in before and t not in (PAD, END)]}
+        )
+        tokenizer.add_tokens([END], special_tokens=True)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in (tokenizer.eos_token_id, tokenizer.unk_token_id):
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return sorted(set(tokenizer.get_vocab()) - before)
+
+
+def _init_head(head: nn.Module) -> None:
+    """Standard deviation 1/sqrt(d+1), bias 0, so that scores start within a few units (Stiennon et al. 2020)."""
+    for layer in head.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=1 / math.sqrt(layer.in_features + 1))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def with_lora(network: RewardNetwork, lora: LoraConfig) -> Any:
+    """The model wrapped in low-rank adapters; the head, and embeddings of added tokens, stay trainable in full."""
+    from peft import LoraConfig as PeftConfig
+    from peft import TaskType, get_peft_model
+
+    heads = [name for name in HEADS if name in dict(network.model.named_children())]
+    token_ids = network.tokenizer.convert_tokens_to_ids(network.added_tokens)
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    embeddings = next(n for n, m in network.model.named_modules() if m is network.model.get_input_embeddings())
+    config = PeftConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=targets,
+        modules_to_save=heads,
+        trainable_token_indices={embeddings.split(".")[-1]: token_ids} if token_ids else None,
+    )
+    return get_peft_model(network.model, config)
+
+
+class ScoreReader:
+    """Logits at the end token of every sequence in a batch, float32 of shape (sequences,).
+
+    Hugging Face's forward returns one logit per row; a hook on the score head hands out the one at any token, so that
+    the model itself stays as Trainer, peft and DeepSpeed expect it.
+    """
+
+    def __init__(self, network: RewardNetwork) -> None:
+        self.is_causal = network.is_causal
+        self._token_logits: torch.Tensor | None = None
+        if self.is_causal:
+            network.model.get_submodule("score").register_forward_hook(self._keep)
+        self._last_layer = LastLayerAtEnds(network.model) if LastLayerAtEnds.fits(network.model) else None
+
+    def _keep(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        self._token_logits = output
+
+    def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Run `model` (the network's, or whatever wraps it) on a batch of `collate`."""
+        ids = batch["input_ids"]
+        if not self.is_causal:
+            mask = torch.arange(ids.shape[1], device=ids.device) < batch["lengths"][:, None]
+            return model(input_ids=ids, attention_mask=mask.long()).logits[batch["rows"], 0].float()
+        shape = {}
+        if "subtree_ends" in batch:
+            shape = {"position_ids": batch["position_ids"], "attention_mask": tree_mask(batch["subtree_ends"])}
+        if self._last_layer is not None:
+            self._last_layer.at(batch["rows"], batch["ends"])
+        # Without branches plain causal attention is right: padding stands to the right, where no end token looks.
+        model(input_ids=ids, use_cache=False, **shape)
+        token_logits, self._token_logits = self._token_logits, None
+        assert token_logits is not None
+        return token_logits[batch["rows"], batch["ends"], 0].float()
+
+
+def tree_mask(subtree_ends: torch.Tensor) -> torch.Tensor:
+    """Boolean attention mask (rows, 1, queries, keys): a token sees itself and its ancestors."""
+    nodes = torch.arange(subtree_ends.shape[1], device=subtree_ends.device)
+    seen = (nodes[None, None, :] <= nodes[None, :, None]) & (nodes[None, :, None] < subtree_ends[:, None, :])
+    return seen[:, None]
+
+
+def save_network(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save as a plain `AutoModelForSequenceClassification` folder: adapters merged, float32 safetensors."""
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    model.config.use_cache = True
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,104 @@
+"""RewardModel: the one way to score replies, at training time, in evaluation, optimisation, notebooks and the CLI.
+
+Rows are rendered, cut at whole turns, grouped so that shared text passes once, and batched by length under a token
+budget. A batch of one gives what a batch of many gives, within float32 rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from rluf_assets.chat import Message
+from rluf_assets.errors import DataError
+from rluf_assets.rewards.batching import budget_batches, collate, make_unit
+from rluf_assets.rewards.calibration import Calibration, load_calibration
+from rluf_assets.rewards.encoding import Encoder
+from rluf_assets.rewards.model import RewardNetwork, ScoreReader, load_network
+from rluf_assets.rewards.trees import group_rows
+
+# Longest tree in rows of the model's own length: beyond, dense attention costs more than sharing saves.
+MAX_TREE_ROWS = 2
+
+
+class RewardModel:
+    """A finished reward model that scores (prompt, completion) rows."""
+
+    def __init__(self, network: RewardNetwork, calibration: Calibration, *, share_prefixes: bool = True) -> None:
+        self.network = network
+        self.calibration = calibration
+        self.encoder = Encoder(network.tokenizer, min(calibration.max_length, network.max_positions))
+        self.share_prefixes = share_prefixes and network.is_causal
+        self._reader = ScoreReader(network)
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, *, device: str = "cpu", dtype: str = "float32", share_prefixes: bool = True
+    ) -> RewardModel:
+        """Load a reward-model folder. `dtype="bfloat16"` is faster and rounds scores to about two decimals.
+
+        Raises ArtifactMissing if it is not finished, DataError if its calibration, weights or tokenizer are corrupt.
+        """
+        calibration = load_calibration(folder)
+        network = load_network(folder, device=device)
+        if network.added_tokens:
+            raise DataError(
+                f"{folder}: the tokenizer lacks {network.added_tokens}, so it is not the one this reward model was "
+                "trained with. Restore tokenizer.json and the chat template."
+            )
+        network.model.to(device=device, dtype=getattr(torch, dtype)).eval()
+        return cls(network, calibration, share_prefixes=share_prefixes)
+
+    def score(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        completions: Sequence[str],
+        *,
+        batch_tokens: int = 16_384,
+    ) -> pl.DataFrame:
+        """Columns logit, probability (training rate), live_probability; one row per input row, in input order.
+
+        Raises DataError for a row that does not fit the model's length even with one turn, or has no text at all.
+        """
+        if len(prompts) != len(completions):
+            raise DataError(f"score: {len(prompts)} prompts but {len(completions)} completions. Give one per row.")
+        encoded = self.encoder.encode(prompts, completions)
+        if encoded.too_long.any():
+            first = int(encoded.too_long.argmax())
+            raise DataError(
+                f"score: {int(encoded.too_long.sum())} rows do not fit {self.encoder.max_length} tokens even with one "
+                f"turn (first: row {first}, {len(encoded.token_ids[first])} tokens). Shorten them before scoring."
+            )
+        logits = self.score_token_ids(encoded.token_ids, batch_tokens=batch_tokens).astype(np.float64)
+        return pl.DataFrame(
+            {
+                "logit": logits,
+                "probability": self.calibration.probability(logits),
+                "live_probability": self.calibration.live_probability(logits),
+            }
+        )
+
+    @torch.inference_mode()
+    def score_token_ids(self, token_ids: Sequence[np.ndarray], *, batch_tokens: int = 16_384) -> np.ndarray:
+        """Raw logits of rendered rows, float32 (rows,)."""
+        if not len(token_ids):
+            return np.zeros(0, np.float32)
+        groups: Sequence[Sequence[int]] = [[i] for i in range(len(token_ids))]
+        if self.share_prefixes:
+            groups = group_rows(token_ids, MAX_TREE_ROWS * self.encoder.max_length)
+        units = [make_unit([token_ids[i] for i in group], group, share=True) for group in groups]
+        logits = np.zeros(len(token_ids), np.float32)
+        model = self.network.model
+        was_training = model.training
+        model.eval()
+        for batch_units in budget_batches(units, batch_tokens):
+            batch = collate(batch_units, int(self.network.tokenizer.pad_token_id))
+            examples = batch.pop("examples").numpy()
+            batch = {name: values.to(model.device) for name, values in batch.items()}
+            logits[examples] = self._reader(model, batch).cpu().numpy()
+        model.train(was_training)
+        return logits

@@ -1,0 +1,216 @@
+"""Train one reward model: rows -> token ids -> units -> Trainer -> a plain Hugging Face folder with its calibration.
+
+`train_reward` is the stage function; the job `train_reward` and the command `rluf train-reward` wrap it. A killed run
+continues from its last whole checkpoint and ends with the weights it would have had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from transformers import set_seed
+
+from rluf_assets.errors import ConfigError, DataError, TrainingError
+from rluf_assets.rewards import data
+from rluf_assets.rewards.batching import Unit, make_unit
+from rluf_assets.rewards.calibration import Calibration, fit_temperature, load_calibration, prior_shift
+from rluf_assets.rewards.config import RewardConfig
+from rluf_assets.rewards.encoding import Encoder
+from rluf_assets.rewards.model import RewardNetwork, load_network, save_network
+from rluf_assets.rewards.scoring import MAX_TREE_ROWS, RewardModel
+from rluf_assets.rewards.trainer import Progress, RewardTrainer, resume_point
+from rluf_assets.rewards.trees import group_rows
+
+
+@dataclass
+class Trained:
+    """What training did, in figures; the model itself is in the folder."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Rows as token ids: `per_row` sequences for each row (1: a labelled reply; 2: chosen, rejected)."""
+
+    token_ids: list[np.ndarray]
+    per_row: int
+
+    def take(self, mask: np.ndarray) -> Encoding:
+        kept = np.repeat(mask, self.per_row)
+        return Encoding([ids for ids, keep in zip(self.token_ids, kept, strict=True) if keep], self.per_row)
+
+
+def train_reward(
+    base: str | Path,
+    train: pl.DataFrame,
+    config: RewardConfig,
+    *,
+    seed: int,
+    out: Path,
+    checkpoints: Path,
+    rates: dict[str, Any] | None = None,
+    previous: str | Path | None = None,
+    progress: Progress = lambda *args, **metrics: None,
+) -> Trained:
+    """Train on `train` (prompt, completion, label | prompt, chosen, rejected) and save the model under `out`.
+
+    `rates` are a signal set's recorded rates (none: live probabilities equal those at the training rate); `previous` is
+    a reward model to start from, `base` the folder or hub id to start from otherwise. All checks of data, tokenizer and
+    model come before the first step. Under `accelerate launch` every process calls this; the first one saves.
+    """
+    set_seed(seed % 2**32)
+    started_from = load_calibration(previous) if previous else None
+    if started_from and started_from.objective != config.objective:
+        raise ConfigError(
+            f"{previous}: trained with objective {started_from.objective!r}, expected {config.objective!r}. "
+            "Warm starts keep the objective: leave out `previous`."
+        )
+    rows = _rows(train, config, seed, started_from)
+    network = load_network(previous or base, dropout=config.dropout, dtype=config.dtype)
+    encoder = Encoder(network.tokenizer, min(config.max_length, network.max_positions))
+    rows, encoding, counts = _encode(rows, encoder, config)
+    held = data.split_validation(rows, config.validation_share, seed)
+    if held.all() or not held.any():
+        held = np.zeros(len(rows), dtype=bool)
+    counts |= {"train": int((~held).sum()), "validation": int(held.sum())}
+    _need_both_classes(rows.filter(~held), config)
+
+    sharing = config.share_prefixes and network.is_causal
+    if config.share_prefixes and not sharing:
+        progress(0, 1, f"{network.model.config.model_type}: no causal model, rows do not share prefixes")
+    units = _units(encoding.take(~held), encoder.max_length, sharing)
+    trainer = RewardTrainer(
+        network,
+        units,
+        _targets(rows.filter(~held), config),
+        config,
+        seed=seed,
+        checkpoints=checkpoints,
+        progress=progress,
+    )
+    with trainer.accelerator.main_process_first():
+        resume = resume_point(checkpoints, _digest(encoding, rows, config, seed, trainer.ranks))
+    loss = trainer.train(resume_from_checkpoint=resume).training_loss
+    if not np.isfinite(loss):
+        raise TrainingError(f"training ended with a loss of {loss}. Lower learning_rate, or use dtype: float32.")
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.args.should_save:
+        save_network(model, network.tokenizer, out)
+        calibration = _calibration(out, encoding.take(held), rows.filter(held), config, rates, encoder, rows)
+        calibration.save(out)  # last: a folder with a calibration is a finished model
+    trainer.accelerator.wait_for_everyone()
+    tokens = sum(len(tree) for unit in units for tree in unit.trees)
+    plain = sum(len(ids) for ids in encoding.take(~held).token_ids)
+    return Trained(counts, {"steps": trainer.state.global_step, "tokens": tokens, "tokens_without_sharing": plain})
+
+
+def _rows(train: pl.DataFrame, config: RewardConfig, seed: int, started_from: Calibration | None) -> pl.DataFrame:
+    check = data.labelled_rows if config.objective == "bce" else data.pair_rows
+    rows = check(train, "train", config)
+    if started_from is not None:
+        rows = data.new_and_replayed(rows, started_from.trained_until, config.replay_share, seed)
+    return data.limit_rows(rows, config.max_train_rows, seed)
+
+
+def _encode(
+    rows: pl.DataFrame, encoder: Encoder, config: RewardConfig
+) -> tuple[pl.DataFrame, Encoding, dict[str, int]]:
+    """Token ids of the rows that fit; counts of turns cut and rows dropped."""
+    prompts = rows["prompt"].to_list()
+    columns = ("completion",) if config.objective == "bce" else ("chosen", "rejected")
+    encoded = [encoder.encode(prompts, rows[column].to_list()) for column in columns]
+    too_long = np.any([e.too_long for e in encoded], axis=0)
+    if too_long.any() and config.on_too_long == "error":
+        first = int(too_long.argmax())
+        raise DataError(
+            f"train: {int(too_long.sum())} of {len(rows)} rows do not fit {encoder.max_length} tokens even with "
+            f"one turn (first: row {first}, {max(len(e.token_ids[first]) for e in encoded)} tokens). "
+            "Raise max_length, or set on_too_long: drop."
+        )
+    if too_long.all():
+        raise DataError(f"train: none of {len(rows)} rows fits {encoder.max_length} tokens. Raise max_length.")
+    cut = np.max([e.turns_dropped for e in encoded], axis=0)
+    counts = {
+        "rows": len(rows),
+        "dropped_too_long": int(too_long.sum()),
+        "contexts_cut": int((cut[~too_long] > 0).sum()),
+        "turns_cut": int(cut[~too_long].sum()),
+    }
+    token_ids = [e.token_ids[i] for i in np.flatnonzero(~too_long) for e in encoded]
+    return rows.filter(~too_long), Encoding(token_ids, len(columns)), counts
+
+
+def _need_both_classes(rows: pl.DataFrame, config: RewardConfig) -> None:
+    if rows.is_empty() or (config.objective == "bce" and rows["label"].min() == rows["label"].max()):
+        raise DataError(
+            f"train: after the validation split {len(rows)} rows of one class are left. "
+            "Give more rows, or a smaller validation_share."
+        )
+
+
+def _units(encoding: Encoding, max_length: int, sharing: bool) -> list[Unit]:
+    ids, per_row = encoding.token_ids, encoding.per_row
+    if per_row == 2:
+        return [make_unit(ids[2 * i : 2 * i + 2], [i], sharing) for i in range(len(ids) // 2)]
+    groups = group_rows(ids, MAX_TREE_ROWS * max_length) if sharing else [[i] for i in range(len(ids))]
+    return [make_unit([ids[i] for i in group], group, sharing) for group in groups]
+
+
+def _targets(rows: pl.DataFrame, config: RewardConfig) -> dict[str, np.ndarray]:
+    if config.objective == "bce":
+        return {"labels": rows["label"].to_numpy(), "weights": rows["weight"].to_numpy()}
+    return {"margins": rows["margin"].to_numpy()}
+
+
+def _calibration(
+    out: Path,
+    held: Encoding,
+    held_rows: pl.DataFrame,
+    config: RewardConfig,
+    rates: dict[str, Any] | None,
+    encoder: Encoder,
+    rows: pl.DataFrame,
+) -> Calibration:
+    """Calibrate the model as saved (adapters merged, float32) on the validation rows."""
+    signal = str((rates or {}).get("signal", config.objective))
+    plain = Calibration(
+        objective=config.objective,
+        signal=signal,
+        temperature=1.0,
+        shift=prior_shift(rates) if rates and config.objective == "bce" else 0.0,
+        base_rate=(rates or {}).get("base_rate"),
+        train_positive_rate=float(rows["label"].mean()) if config.objective == "bce" else None,
+        validation_rows=len(held_rows),
+        max_length=encoder.max_length,
+        trained_until=str(rows["created_at"].max()) if "created_at" in rows.columns else None,
+    )
+    if held_rows.is_empty():
+        return plain
+    model = RewardModel(load_network(out), plain, share_prefixes=config.share_prefixes)
+    logits = model.score_token_ids(held.token_ids).astype(np.float64)
+    if config.objective == "bce":
+        temperature = fit_temperature(logits, held_rows["label"].to_numpy(), held_rows["weight"].to_numpy())
+    else:
+        difference = logits[0::2] - logits[1::2]
+        temperature = fit_temperature(difference, np.ones_like(difference))
+    return plain.model_copy(update={"temperature": temperature})
+
+
+def _digest(encoding: Encoding, rows: pl.DataFrame, config: RewardConfig, seed: int, ranks: int) -> str:
+    """What a checkpoint belongs to: its data, settings, seed and number of processes."""
+    digest = hashlib.sha256(f"{config.model_dump_json()}/{seed}/{ranks}".encode())
+    for ids in encoding.token_ids:
+        digest.update(ids.tobytes() + b"/")
+    for values in _targets(rows, config).values():
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+__all__ = ["RewardNetwork", "Trained", "train_reward"]

@@ -1,0 +1,48 @@
+"""Shared fixtures: the `tiny` loop, run once through the real command and shared by every test and worker."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def run_rluf(
+    *arguments: str, env: dict[str, str] | None = None, timeout_s: float = 900
+) -> subprocess.CompletedProcess[str]:
+    """`rluf ...` as a user runs it, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "rluf_assets.cli", *arguments],
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home folder of a finished `rluf demo --profile tiny`; read it, never write to it (copy it instead)."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    home = shared / "tiny-home"
+    with FileLock(f"{home}.lock"):
+        if not (home / "reports" / "summary.json").exists():
+            done = run_rluf("demo", "--profile", "tiny", "--home", str(home))
+            assert done.returncode == 0, f"rluf demo failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return home
+
+
+@pytest.fixture(scope="session")
+def public_data() -> Path:
+    """The folder of real public data, laid out beside the project; tests that need it skip where it is absent."""
+    if not DATA.is_dir():
+        pytest.skip("no folder ../shared/data with the public data sets (docs/real-data.md)")
+    return DATA

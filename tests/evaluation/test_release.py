@@ -1,0 +1,223 @@
+"""The release decision and its page: what decides, what is shown, and that nothing undefined reaches a reader."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from resources.launchers.spec import InputArtifact, JobSpec
+from rluf_assets.errors import ArtifactMissing, DataError
+from rluf_assets.evaluation.config import ReadoutConfig, ReleaseConfig
+from rluf_assets.evaluation.gates import Gate, ab_gate, audit_gate, trust_gate
+from rluf_assets.evaluation.rates import attribute_rates, love_rate_change
+from rluf_assets.evaluation.readout import Readout
+from rluf_assets.evaluation.release import HOLD, NEEDS_AB, PROMOTE, _combine
+from rluf_assets.evaluation.words import number, percent, points, span
+from rluf_assets.jobs import ab_test_readout, release_report, reward_hacking_audit
+from rluf_assets.jobs.runner import run_job
+from rluf_assets.lake import Artifact
+from tests.evaluation.world import true_rates_of, write_release_inputs
+
+CONFIG = ReleaseConfig(resamples=300)
+PAGE_LIMIT = 5_000_000
+
+
+def job(out: Path, folders: dict[str, Path], name: str = "release_report", config: dict | None = None) -> JobSpec:
+    return JobSpec(
+        name=name, entrypoint=f"rluf_assets.jobs.{name}", version="1", seed=0, output_uri=str(out),
+        config=CONFIG.model_dump(mode="json") if config is None else config,
+        inputs={k: InputArtifact(uri=str(v), content_hash="x") for k, v in folders.items()},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_release_inputs(tmp_path_factory.mktemp("release"), prompts=180, users=3000)
+
+
+@pytest.fixture(scope="module")
+def released(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return run_job(job(tmp_path_factory.mktemp("out") / "a", folders), release_report.run)[0]
+
+
+def decisions_of(artifact: Artifact) -> dict[str, str]:
+    return dict(pl.read_parquet(artifact.path("decisions.parquet")).select("candidate", "decision").iter_rows())
+
+
+def test_decisions_gate_by_gate(released: Artifact) -> None:
+    table = pl.read_parquet(released.path("decisions.parquet"))
+    assert table["candidate"].to_list() == ["moderate", "aggressive", "baseline", "untouched"]
+    assert table["decision"].to_list() == ["promote", "hold", "reference", "reference"]
+    gates = {g["name"]: g for g in json.loads(table["gates"][1])}
+    assert gates["hacking_audit"]["status"] == "fail"
+    assert "farewell" in table["reasons"][1][0]
+    summary = json.loads(Path(released.path("summary.json")).read_text())
+    assert summary["conclusion"].startswith("Release moderate")
+    assert summary["candidates"]["moderate"]["simulation"]["love_rate_change"] == pytest.approx(0.1, abs=0.03)
+    assert summary["offline_online"]["pairs"] == 45
+
+
+def test_everything_but_the_page_is_deterministic(released: Artifact, folders: dict[str, Path], tmp_path: Path) -> None:
+    again, _ = run_job(job(tmp_path / "again", folders), release_report.run)
+    assert again.content_hash == released.content_hash
+
+
+def test_page_is_self_contained_and_has_no_undefined_figure(released: Artifact) -> None:
+    page = Path(released.path("report.html")).read_text()
+    assert len(page.encode()) < PAGE_LIMIT
+    assert page.count("plotly-gz") == 2  # the script's element and the line that unpacks it
+    packed = re.search(r'id="plotly-gz">([^<]+)<', page)
+    assert packed is not None
+    assert b"Plotly" in gzip.decompress(base64.b64decode(packed[1]))
+    visible = page.replace(packed[0], "")
+    assert not re.search(
+        r"\b(nan|NaN|None|inf|Infinity|undefined)\b", re.sub(r"<script.*?</script>", "", visible, flags=re.S)
+    )
+    assert not re.search(r"(src|href)=|https?://", visible)
+    shown = re.findall(r'data-figure="([\w-]+)"', page)
+    assert len(shown) == 7
+    assert {"trade-off", "pareto", "backtest", "reliability", "ab-test", "farewells", "use-cases"} == set(shown)
+    assert len(re.findall(r'role="img" aria-label="[^"]{20,}"', page)) == len(shown)
+    assert "What the simulation knows" in page
+
+
+def test_text_of_users_and_models_cannot_become_markup(folders: dict[str, Path], tmp_path: Path) -> None:
+    attack = "</script><script>alert(1)</script>"
+    spoilt = {k: v for k, v in folders.items() if k.startswith("offline_evaluation")}
+    source = spoilt["offline_evaluation/moderate"]
+    target = tmp_path / "moderate"
+    shutil.copytree(source, target)
+    completions = pl.read_parquet(target / "completions.parquet").with_columns(pl.lit(attack).alias("completion"))
+    completions.write_parquet(target / "completions.parquet")
+    spoilt["offline_evaluation/moderate"] = target
+    artifact, _ = run_job(job(tmp_path / "out", spoilt), release_report.run)
+    page = Path(artifact.path("report.html")).read_text()
+    assert "alert(1)" in page
+    assert "<script>alert(1)" not in page
+
+
+def test_offline_evaluation_alone_needs_an_ab_test(folders: dict[str, Path], tmp_path: Path) -> None:
+    alone = {k: v for k, v in folders.items() if k.startswith("offline_evaluation")}
+    artifact, _ = run_job(job(tmp_path / "out", alone), release_report.run)
+    assert decisions_of(artifact)["moderate"] == "needs A/B"
+    page = Path(artifact.path("report.html")).read_text()
+    assert "What the simulation knows" not in page
+    assert "There is no backtest over past launches" in page
+
+
+def test_without_an_ab_test_trusted_figures_promote_unless_one_is_required(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    unseen = {k: v for k, v in folders.items() if not k.startswith("ab_")}
+    artifact, _ = run_job(job(tmp_path / "a", unseen), release_report.run)
+    assert decisions_of(artifact)["moderate"] == "promote"
+    strict = {**CONFIG.model_dump(mode="json"), "require_ab": True}
+    artifact, _ = run_job(job(tmp_path / "b", unseen, config=strict), release_report.run)
+    assert decisions_of(artifact)["moderate"] == "needs A/B"
+
+
+def test_missing_inputs_are_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    headless = {k: v for k, v in folders.items() if k != "offline_evaluation/baseline"}
+    with pytest.raises(DataError, match="expected the baseline 'baseline'"):
+        run_job(job(tmp_path / "a", headless), release_report.run)
+    with pytest.raises(ArtifactMissing, match=r"expected some named offline_evaluation/<candidate>"):
+        run_job(job(tmp_path / "b", {"signal_set": folders["signal_set"]}), release_report.run)
+    with pytest.raises(ArtifactMissing, match=r"tripwires\.parquet"):
+        run_job(job(tmp_path / "c", {**folders, "reward_hacking_audit": tmp_path}), release_report.run)
+
+
+def gates(**statuses: str) -> list[Gate]:
+    names = {
+        "trust": "pass",
+        "offline_love": "pass",
+        "helpfulness": "pass",
+        "safety": "pass",
+        "hacking_audit": "pass",
+        "ab_test": "absent",
+    }
+    return [Gate(n, n, s, f"{n} {s}.", f"{n} {s}") for n, s in {**names, **statuses}.items()]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "decision", "first"),
+    [
+        ({}, PROMOTE, "trust"),
+        ({"trust": "open"}, NEEDS_AB, "trust"),
+        ({"offline_love": "open"}, NEEDS_AB, "offline_love"),
+        ({"helpfulness": "fail"}, HOLD, "helpfulness"),
+        ({"safety": "open"}, HOLD, "safety"),
+        ({"safety": "open", "ab_test": "pass"}, HOLD, "safety"),
+        ({"ab_test": "pass"}, PROMOTE, "ab_test"),
+        ({"ab_test": "pass", "trust": "open", "hacking_audit": "open"}, PROMOTE, "ab_test"),
+        ({"ab_test": "open"}, NEEDS_AB, "ab_test"),
+        ({"ab_test": "pass", "hacking_audit": "fail"}, HOLD, "hacking_audit"),
+        ({"ab_test": "fail"}, HOLD, "ab_test"),
+        ({"offline_love": "fail", "safety": "fail"}, HOLD, "safety"),
+    ],
+)
+def test_how_gates_make_a_decision(statuses: dict[str, str], decision: str, first: str) -> None:
+    found, because = _combine(gates(**statuses), CONFIG)
+    assert found == decision
+    assert because[0].name == first
+
+
+def test_trust_is_doubted_for_each_reason_it_can_be() -> None:
+    good = {"pearson_r": 0.95, "ci": [0.8, 0.99], "policies": 10, "degenerate": {"below_control": True}}
+    empty = pl.DataFrame(schema={"candidate": pl.String, "tripwire": pl.String, "value": pl.Float64})
+    far = pl.DataFrame({"candidate": ["b"], "tripwire": ["out_of_distribution"], "value": [0.4]})
+    assert trust_gate("b", good, empty, CONFIG).status == "pass"
+    assert "no backtest" in trust_gate("b", None, empty, CONFIG).detail
+    assert "40.0% of its replies" in trust_gate("b", good, far, CONFIG).detail
+    assert "may be below" in trust_gate("b", {**good, "ci": [0.2, 0.99]}, empty, CONFIG).detail
+    assert "says nothing" in trust_gate("b", {**good, "pearson_r": None, "ci": [None, None]}, empty, CONFIG).detail
+    assert "shuffled" in trust_gate("b", {**good, "degenerate": {"below_control": False}}, empty, CONFIG).detail
+
+
+def test_a_broken_experiment_does_not_decide(folders: dict[str, Path]) -> None:
+    metrics = pl.read_parquet(folders["ab_test_readout"] / "readout.parquet")
+    checks = pl.DataFrame(
+        {"candidate": ["moderate"], "check": ["sample_ratio"], "verdict": ["fail"], "note": ["9 v 1"]}
+    )
+    assert ab_gate("moderate", Readout(metrics, checks)).status == "open"
+    assert ab_gate("moderate", None).status == "absent"
+    assert audit_gate("moderate", pl.DataFrame(schema={"candidate": pl.String})).status == "open"
+
+
+def test_the_stages_before_it_run_as_jobs(folders: dict[str, Path], tmp_path: Path) -> None:
+    evaluated = {k: v for k, v in folders.items() if k.startswith("offline_evaluation") or k == "signal_set"}
+    audit, _ = run_job(
+        job(tmp_path / "audit", evaluated, "reward_hacking_audit", {"resamples": 200}), reward_hacking_audit.run
+    )
+    assert audit.rows["tripwires"] == 3 * 21
+    assert audit.metrics["fired: aggressive"] >= 4
+    exposed = {k: v for k, v in folders.items() if k.startswith("ab_exposures")}
+    config = ReadoutConfig().model_dump(mode="json")
+    readout, _ = run_job(job(tmp_path / "ab", exposed, "ab_test_readout", config), ab_test_readout.run)
+    assert set(pl.read_parquet(readout.path("readout.parquet"))["candidate"]) == {"untouched", "moderate", "aggressive"}
+
+
+def test_true_rates_are_paired_by_context() -> None:
+    candidate, baseline = true_rates_of(2000, seed=1, love=1.2, farewell=0.03), true_rates_of(2000, seed=2)
+    change = love_rate_change(candidate, baseline, seed=0, resamples=500)
+    assert change.low < 0.2 < change.high  # type: ignore[operator]
+    assert change.high - change.low < 0.03  # type: ignore[operator]
+    rates = attribute_rates(candidate, seed=0, resamples=500)
+    assert rates["farewell_rate_ci"][0] < 0.03 < rates["farewell_rate_ci"][1]
+    benign_only = candidate.with_columns(pl.lit(0).alias("is_harmful"), pl.lit(0).alias("harmful_compliance"))
+    assert attribute_rates(benign_only, seed=0, resamples=100)["harmful_compliance_rate"] is None
+    with pytest.raises(DataError, match="contexts of which"):
+        love_rate_change(candidate, baseline.head(10), seed=0)
+
+
+def test_numbers_as_people_read_them() -> None:
+    assert (percent(0.0973), percent(-0.0973, signed=True), percent(0.00123)) == ("9.7%", "−9.7%", "0.12%")
+    assert (percent(None), percent(float("nan")), number(float("inf"))) == ("–", "–", "–")
+    assert (points(0.021), number(12345), number(-0.5, signed=True)) == ("+2.1 pt", "12,345", "−0.50")
+    assert span(None, 0.1) == "no interval"

@@ -1,0 +1,131 @@
+"""Stable numbers, exact rates, caps, and context windows against a plain-Python reading of the same rules."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from fractions import Fraction
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rluf_assets.chat import Message, keep_last_turns
+from rluf_assets.feedback.sampling import cap_per_user, exact_counts, stable_uniform, uniforms
+from rluf_assets.feedback.schemas import MESSAGES
+from rluf_assets.feedback.windows import ConversationPool
+from tests.feedback.logs import START, clean_logs, validated
+
+
+def test_numbers_come_from_id_and_seed_alone() -> None:
+    ids = pl.Series("message_id", [f"m{i}" for i in range(1000)] + ["", "é🎉", "a much longer id than all the others"])
+    all_at_once = uniforms(ids, 7)
+    one_by_one = [uniforms(ids[i : i + 1], 7)[0] for i in range(0, len(ids), 37)]
+    assert all_at_once[::37].tolist() == one_by_one
+    assert not np.isclose(all_at_once, uniforms(ids, 8)).any()
+    lazily = ids.to_frame().lazy().select(stable_uniform("message_id", 7)).collect(engine="streaming").to_series()
+    assert lazily.to_list() == all_at_once.tolist()
+    # Pinned: another value would redraw every signal set ever made.
+    assert uniforms(pl.Series(["m1"]), 0)[0] == pytest.approx(PINNED, abs=1e-15)
+
+
+PINNED = 0.4543882230841777
+
+
+def test_numbers_are_uniform_and_prefixes_unrelated() -> None:
+    drawn = uniforms(pl.Series([f"conversation-{i:08d}-a" for i in range(100_000)]), 3)
+    counts = np.histogram(drawn, bins=50, range=(0, 1))[0]
+    assert ((counts - 2000) ** 2 / 2000).sum() < 86  # chi-square, 49 degrees of freedom, p = .001
+    assert abs(np.corrcoef(drawn[:-1], drawn[1:])[0, 1]) < 0.015
+
+
+@given(
+    st.integers(0, 5000),
+    st.integers(0, 50_000),
+    st.sampled_from([0.1, 0.15, 0.25, 1 / 3, 0.5]),
+    st.integers(10, 99_999),
+)
+def test_counts_meet_the_target_exactly_and_are_as_large_as_can_be(p: int, n: int, target: float, limit: int) -> None:
+    share = Fraction(target).limit_denominator(1000)
+    ones, zeros = exact_counts(p, n, target, limit)
+    assert 0 <= ones <= p and 0 <= zeros <= n and ones + zeros <= limit
+    assert ones * share.denominator == share.numerator * (ones + zeros)
+    more = ones + share.numerator, zeros + share.denominator - share.numerator
+    assert more[0] > p or more[1] > n or sum(more) > limit
+
+
+def test_cap_keeps_the_lowest_numbers_of_each_user_and_label() -> None:
+    rows = pl.DataFrame({"user_id": list("aaaabb"), "label": [True, True, True, False, True, False],
+                         "message_id": list("123456"), "u": [0.9, 0.1, 0.5, 0.7, 0.2, 0.3]})  # fmt: skip
+    assert sorted(cap_per_user(rows, 2, "label")["message_id"]) == ["2", "3", "4", "5", "6"]
+    assert sorted(cap_per_user(rows, 1)["message_id"]) == ["2", "5"]
+
+
+def _plain_prompt(messages: list[dict], reply: dict, ctx_turns: int) -> list[Message]:
+    """What the prompt of a reply is, read turn by turn."""
+    of_it = [m for m in messages if m["conversation_id"] == reply["conversation_id"]]
+    history: list[Message] = [{"role": m["role"], "content": m["content"]} for m in of_it if m["role"] == "system"][:1]
+    for turn in range(reply["turn_index"]):
+        asked = [m for m in of_it if m["turn_index"] == turn and m["role"] == "user"]
+        answered = [m for m in of_it if m["turn_index"] == turn and m["role"] == "assistant"]
+        if asked and answered and answered[-1]["created_at"] <= reply["created_at"]:
+            history += [{"role": m["role"], "content": m["content"]} for m in (asked[-1], answered[-1])]
+    own = next(m for m in of_it if m["turn_index"] == reply["turn_index"] and m["role"] == "user")
+    return keep_last_turns([*history, {"role": "user", "content": own["content"]}], ctx_turns)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.lists(st.integers(0, 10**6), max_size=12))
+def test_contexts_are_the_last_whole_turns_and_never_later(seed: int, ctx_turns: int, lost: list[int]) -> None:
+    messages, _ = clean_logs(users_per_day=4, seed=seed, max_turns=14)
+    system = {"conversation_id": messages["conversation_id"][0], "message_id": "sys", "turn_index": 0, "role": "system",
+              "content": "be kind", "user_id": messages["user_id"][0], "created_at": START - timedelta(1)}  # fmt: skip
+    rows = [system, *messages.to_dicts()]
+    replies = [row for row in rows if row["role"] == "assistant"]
+    gone = {replies[i % len(replies)]["message_id"] for i in lost}  # replies in the quarantine leave holes
+    rows = [row for row in rows if row["message_id"] not in gone]
+    frame = pl.DataFrame(rows, schema=dict(MESSAGES))
+    selected = frame.filter(pl.col("role") == "assistant").select(
+        "message_id", "conversation_id", "turn_index", "created_at"
+    )
+    found = ConversationPool(
+        selected["conversation_id"], frame.sample(fraction=1, shuffle=True, seed=1).lazy()
+    ).contexts(selected, ctx_turns)
+    for row in found.to_dicts():
+        reply = next(r for r in rows if r["message_id"] == row["message_id"])
+        assert row["prompt"] == _plain_prompt(rows, reply, ctx_turns)
+        assert row["completion"] == reply["content"]
+        texts = {m["content"] for m in row["prompt"]}
+        assert not any(r["content"] in texts for r in rows if r["created_at"] > reply["created_at"])
+
+
+def test_a_reply_regenerated_later_does_not_leak_into_an_earlier_prompt() -> None:
+    shared = {"conversation_id": "c", "user_id": "u"}
+    rows = [
+        shared | {"message_id": "q0", "turn_index": 0, "role": "user", "content": "one?", "created_at": START},
+        shared | {"message_id": "a1", "turn_index": 1, "role": "assistant", "content": "two!", "created_at": START},
+        shared | {"message_id": "q1", "turn_index": 1, "role": "user", "content": "two?", "created_at": START},
+        shared
+        | {
+            "message_id": "a0",
+            "turn_index": 0,
+            "role": "assistant",
+            "content": "later",
+            "created_at": START + timedelta(1),
+        },
+    ]
+    frame = pl.DataFrame(rows, schema=dict(MESSAGES))
+    selected = frame.filter(pl.col("message_id") == "a1")
+    found = ConversationPool(selected["conversation_id"], frame.lazy()).contexts(selected, 10)
+    assert found["prompt"].to_list() == [[{"role": "user", "content": "two?"}]]
+
+
+def test_equal_prompts_have_equal_keys_and_others_do_not() -> None:
+    messages, reactions = clean_logs(seed=1)
+    same = messages.with_columns(content=pl.lit("hello"))
+    accepted = validated(same, reactions).messages
+    replies = accepted.filter(pl.col("role") == "assistant")
+    found = ConversationPool(replies["conversation_id"], accepted.lazy()).contexts(replies, 10)
+    assert found.group_by("prompt_key").agg(pl.col("turn_index").n_unique())["turn_index"].max() == 1
+    assert found["prompt_key"].n_unique() == found["turn_index"].n_unique()

@@ -1,0 +1,78 @@
+"""The shift undoes upsampling exactly, the temperature over-confidence; broken calibrations are refused."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from rluf_assets.errors import ArtifactMissing, DataError
+from rluf_assets.rewards.calibration import Calibration, fit_temperature, load_calibration, prior_shift
+
+FIELDS = {"objective": "bce", "signal": "love", "temperature": 1.0, "shift": 0.0, "max_length": 64}
+
+
+def test_the_papers_upsampling_costs_ln_111():
+    # 0.1% -> 10% keeps every positive and 9 negatives for each: q_neg = 9 * 0.001 / 0.999.
+    assert prior_shift({"q_pos": 1.0, "q_neg": 9 * 0.001 / 0.999}) == pytest.approx(math.log(111))
+
+
+@pytest.mark.parametrize("rates", [{}, {"q_pos": 1.0, "q_neg": 0}, {"q_pos": "1", "q_neg": 0.5}, {"q_pos": 1.0}])
+def test_impossible_inclusion_probabilities_are_refused(rates):
+    with pytest.raises(DataError, match="q_pos and q_neg"):
+        prior_shift(rates)
+
+
+def test_live_probability_has_the_base_rate_of_the_population():
+    rng = np.random.default_rng(0)
+    true_logits = rng.normal(-6, 1, 400_000)
+    love = rng.random(len(true_logits)) < expit(true_logits)
+    q_pos, q_neg = 1.0, 0.02
+    kept = np.where(love, True, rng.random(len(love)) < q_neg)
+    at_training_rate = true_logits + math.log(q_pos / q_neg)
+    calibration = Calibration(**{**FIELDS, "shift": prior_shift({"q_pos": q_pos, "q_neg": q_neg})})
+    assert calibration.probability(at_training_rate[kept]).mean() == pytest.approx(love[kept].mean(), abs=0.01)
+    assert calibration.live_probability(at_training_rate).mean() == pytest.approx(love.mean(), rel=0.05)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_temperature_is_recovered(temperature):
+    rng = np.random.default_rng(1)
+    honest = rng.normal(-1, 1.5, 20_000)
+    labels = (rng.random(len(honest)) < expit(honest)).astype(float)
+    assert fit_temperature(honest * temperature, labels) == pytest.approx(temperature, rel=0.06)
+
+
+def test_temperature_of_pairs_and_of_too_few_examples():
+    rng = np.random.default_rng(2)
+    honest = rng.normal(0, 2, 20_000)
+    honest = np.where(rng.random(len(honest)) < expit(honest), honest, -honest)
+    assert fit_temperature(3 * honest, np.ones(len(honest))) == pytest.approx(3.0, rel=0.05)
+    assert fit_temperature(np.array([5.0, -5.0]), np.array([1.0, 0.0])) == 1.0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "not json",
+        json.dumps({**FIELDS, "temperature": 0}),
+        json.dumps({**FIELDS, "shift": "nan"}),
+        json.dumps({k: v for k, v in FIELDS.items() if k != "shift"}),
+        json.dumps({**FIELDS, "surprise": 1}),
+        "[]",
+    ],
+)
+def test_corrupt_calibration_is_refused(tmp_path, content):
+    (tmp_path / "calibration.json").write_text(content)
+    with pytest.raises(DataError, match=r"calibration\.json"):
+        load_calibration(tmp_path)
+
+
+def test_missing_calibration_means_no_finished_model(tmp_path):
+    with pytest.raises(ArtifactMissing, match="no finished reward model"):
+        load_calibration(tmp_path)
+    Calibration(**FIELDS).save(tmp_path)
+    assert load_calibration(tmp_path).signal == "love"
