@@ -4,8 +4,6 @@ Critical expectations block what lies downstream, warnings do not. A run over ma
 frame with a row per day. The resource `lake` gives the artifacts; assets are named by key, none is imported.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,11 +61,11 @@ def _day_metrics(context: dg.AssetCheckExecutionContext, lake: Lake) -> pl.DataF
     """Metrics rows of the run's days; of all days in the lake where the run has none."""
     there = lake.partitions("validated_replies")
     in_run = context.op_execution_context
-    partitioned = in_run.has_partition_key or in_run.has_partition_key_range
-    days = [day for day in in_run.partition_keys if day in set(there)] if partitioned else there
-    return pl.scan_parquet(
-        [lake.current("validated_replies", day).path("metrics.parquet") for day in days], hive_partitioning=False
-    ).collect() if days else pl.DataFrame()  # fmt: skip
+    if in_run.has_partition_key or in_run.has_partition_key_range:
+        span = in_run.partition_key_range
+        there = [day for day in there if span.start <= day <= span.end]  # ISO dates sort as text
+    rows = [lake.current("validated_replies", day).path("metrics.parquet") for day in there]
+    return pl.scan_parquet(rows, hive_partitioning=False).collect() if rows else pl.DataFrame()
 
 
 def _set_metrics(context: dg.AssetCheckExecutionContext, lake: Lake) -> pl.DataFrame:

@@ -127,7 +127,7 @@ def test_without_times_returning_is_null_and_said_so() -> None:
 def test_unknown_signal_and_missing_polarity() -> None:
     messages, reactions = clean_logs()
     log = validated(messages, reactions)
-    with pytest.raises(ConfigError, match="signal 'copy': the replies have no such label"):
+    with pytest.raises(ConfigError, match="signal 'thumbs_up': the replies have no such label"):
         audit_signals(log.replies.lazy(), log.messages.lazy(), AuditConfig(), seed=0)
     with pytest.raises(ValidationError, match=r"polarity: no entry for \['wink'\]"):
         AuditConfig(signals=("wink",))

@@ -116,7 +116,7 @@ def test_planted_reaction_defects_are_found_at_exactly_their_count() -> None:
         created_at=pl.col("created_at").dt.truncate("1d")
         + pl.duration(hours=1)
         + (pl.col("created_at") - pl.col("created_at").first().over("conversation_id"))
-    )  # noqa: E501
+    )
     replies = messages.filter(pl.col("role") == "assistant").to_dicts()
     hidden = replies[0]["message_id"]
     messages = messages.with_columns(
@@ -325,7 +325,7 @@ def test_accounting_holds_whatever_is_broken(
     ordered = result.messages.sort("conversation_id", "turn_index", pl.col("role") == "assistant", maintain_order=True)
     assert ordered.select(
         (pl.col("created_at").diff().over("conversation_id") >= pl.duration()).fill_null(True).all()
-    ).item()  # noqa: E501
+    ).item()
     assert result.messages.group_by("conversation_id").agg(pl.col("user_id").n_unique())["user_id"].max() in (1, None)
     users = result.messages.filter(pl.col("role") == "user")
     assert result.replies.join(users, on=["conversation_id", "turn_index"], how="anti").is_empty()

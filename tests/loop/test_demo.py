@@ -97,7 +97,7 @@ def test_changed_weight_recomputes_one_candidate_and_what_follows(tiny_home: Pat
     ("arguments", "message"),
     [
         (["--profile", "lapotp"], "profile 'lapotp': unknown; expected one of"),
-        (["--seed", "seven"], "not a valid int"),
+        (["--seed", "seven"], "unable to parse string as an integer"),
         (["--home", "/proc/rluf"], "not writable"),
     ],
     ids=["profile", "seed", "home"],

@@ -1,0 +1,134 @@
+"""What would spoil a model is refused by name, before any training."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from rluf_assets.errors import DataError
+from rluf_assets.rewards import data
+from tests.rewards.conftest import labelled_frame, pair_frame, small_config
+
+CONFIG = small_config()
+PAIRS = small_config(objective="bradley_terry")
+
+
+def test_good_rows_come_out_in_one_form(labelled):
+    rows = data.labelled_rows(labelled, "train", CONFIG)
+    assert rows.schema["completion"] == pl.String
+    assert rows["label"].to_list() == labelled["label"].cast(pl.Float64).to_list()
+    assert rows["weight"].unique().to_list() == [1.0]
+    plain = pl.DataFrame({"prompt": ["a", "b"], "completion": ["x", "y"], "label": [0, 1], "sample_weight": [1.0, 2.0]})
+    rows = data.labelled_rows(plain, "train", CONFIG)
+    assert rows["prompt"].to_list()[0] == [{"role": "user", "content": "a"}]
+    assert rows["weight"].to_list() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.drop("label"), r"missing column \['label'\]"),
+        (lambda f: f.clear(), "no rows"),
+        (lambda f: f.with_columns(label=pl.lit(True)), "both classes"),
+        (lambda f: f.with_columns(label=pl.lit(float("nan"))), "NaN or null"),
+        (lambda f: f.with_columns(label=pl.lit(None, pl.Int8)), "NaN or null"),
+        (lambda f: f.with_columns(label=pl.lit(0.5)), "not 0 or 1"),
+        (lambda f: f.with_columns(label=pl.lit(2)), "not 0 or 1"),
+        (lambda f: f.with_columns(label=pl.lit("yes")), "expected true/false or 0/1"),
+        (lambda f: f.with_columns(completion=pl.lit("  ")), "empty completion in 240 of 240"),
+        (lambda f: f.with_columns(completion=pl.lit(None, pl.String)), "empty completion"),
+        (lambda f: f.with_columns(completion=pl.lit(3)), "expected text or a list"),
+        (lambda f: f.with_columns(prompt=pl.lit(3)), "expected text or a list of messages"),
+        (lambda f: f.with_columns(prompt=pl.col("prompt").list.head(0)), "prompt is empty"),
+        (lambda f: f.with_columns(sample_weight=pl.lit(-1.0)), "sample_weight"),
+    ],
+)
+def test_bad_labelled_rows_are_named(labelled, change, message):
+    with pytest.raises(DataError, match=message):
+        data.labelled_rows(change(labelled), "train", CONFIG)
+
+
+def test_the_first_bad_rows_are_listed(labelled):
+    bad = labelled.with_columns(label=pl.Series([1.0, 0.0, float("nan")] * 80))
+    with pytest.raises(DataError, match=r"80 of 240 rows \(row 2, 5, 8, 11, 14,"):
+        data.labelled_rows(bad, "train", CONFIG)
+
+
+def test_soft_labels_are_taken_when_asked_for(labelled):
+    soft = labelled.with_columns(label=pl.Series([0.1, 0.9] * 120))
+    assert data.labelled_rows(soft, "train", small_config(soft_labels=True))["label"].max() == 0.9
+    with pytest.raises(DataError, match="from 0 to 1"):
+        data.labelled_rows(soft.with_columns(label=pl.lit(1.5)), "train", small_config(soft_labels=True))
+
+
+def test_empty_replies_can_be_dropped(labelled):
+    some = labelled.with_columns(
+        completion=pl.Series(["", *(r[0]["content"] for r in labelled["completion"].to_list()[1:])])
+    )
+    assert len(data.labelled_rows(some, "train", small_config(on_empty_completion="drop"))) == 239
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.drop("rejected"), "missing column"),
+        (lambda f: f.with_columns(chosen=pl.col("rejected")), "equals rejected in every pair"),
+        (lambda f: f.with_columns(chosen=pl.col("chosen").list.concat("chosen")), "not exactly one message"),
+        (lambda f: f.with_columns(chosen=pl.lit("")), "empty chosen or rejected"),
+    ],
+)
+def test_bad_pairs_are_named(pairs, change, message):
+    with pytest.raises(DataError, match=message):
+        data.pair_rows(change(pairs), "train", PAIRS)
+
+
+def test_implicit_prompts_are_split_at_the_last_reply(pairs):
+    whole = pairs.with_columns(pl.col("prompt").list.concat(side).alias(side) for side in ("chosen", "rejected"))
+    explicit = data.pair_rows(pairs, "train", PAIRS)
+    implicit = data.pair_rows(whole.drop("prompt"), "train", PAIRS)
+    assert implicit.select("prompt", "chosen", "rejected").equals(explicit.select("prompt", "chosen", "rejected"))
+
+
+def test_margins_are_required_where_used(pairs):
+    with pytest.raises(DataError, match="margin"):
+        data.pair_rows(pairs, "train", small_config(objective="bradley_terry", use_margin=True))
+
+
+@pytest.mark.parametrize("content", [b"", b"{not json", b"PAR1 and rubbish"])
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_unreadable_files_are_named(tmp_path, content, suffix):
+    path = tmp_path / f"rows{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="rows"):
+        data.read_table(path)
+
+
+def test_validation_keeps_users_whole_and_stays_put_when_rows_are_added():
+    frame, more = labelled_frame(600), labelled_frame(900)
+    held = data.split_validation(frame, 0.2, seed=3)
+    assert 0.1 < held.mean() < 0.3
+    both = set(frame.filter(held)["user_id"]) & set(frame.filter(~held)["user_id"])
+    assert not both
+    grown = data.split_validation(more, 0.2, seed=3)
+    of_user = dict(zip(more["user_id"], grown, strict=True))
+    assert all(of_user[user] == mine for user, mine in zip(frame["user_id"], held, strict=True))
+
+
+def test_warm_start_replays_the_asked_share_of_old_rows():
+    old, new = labelled_frame(300, seed=1), labelled_frame(100, seed=2)
+    times = [pl.Series(["2026-01-01T00:00:00"] * 300), pl.Series(["2026-02-01T00:00:00"] * 100)]
+    frame = pl.concat(
+        [f.with_columns(created_at=t.str.to_datetime(time_zone="UTC")) for f, t in zip((old, new), times, strict=True)]
+    )
+    rows = data.new_and_replayed(frame, "2026-01-15T00:00:00+00:00", 0.5, seed=0)
+    assert rows["created_at"].dt.month().value_counts(sort=True)["count"].to_list() == [100, 100]
+    assert len(data.new_and_replayed(frame, "2026-01-15T00:00:00+00:00", 0.0, seed=0)) == 100
+    assert len(data.new_and_replayed(frame, None, 0.5, seed=0)) == 400
+
+
+def test_limit_is_a_seeded_uniform_sample():
+    frame = pair_frame(100)
+    kept = data.limit_rows(frame, 30, seed=1)
+    assert len(kept) == 30
+    assert kept.equals(data.limit_rows(frame, 30, seed=1))
+    assert not kept.equals(data.limit_rows(frame, 30, seed=2))
