@@ -11,6 +11,10 @@ from fsspec.core import url_to_fs
 from rluf_assets.errors import DataError
 
 _COMPRESSED = (".gz", ".zst", ".zstd")
+# What a bad file raises; other Polars errors are ours and keep their name.
+_UNREADABLE = (
+    pl.exceptions.ComputeError, pl.exceptions.SchemaError, pl.exceptions.NoDataError, OSError, EOFError,
+)  # fmt: skip
 
 
 def find(source: str) -> list[str]:
@@ -49,7 +53,7 @@ def structural_errors(where: str) -> Iterator[None]:
     """Turn Polars' and the operating system's complaints about a file into a DataError that names it."""
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError, EOFError) as error:
+    except _UNREADABLE as error:
         first = str(error).strip().split("\n")[0]
         raise DataError(
             f"{where}: cannot be read ({type(error).__name__}: {first}); expected a whole, well-formed file. "

@@ -64,6 +64,9 @@ HARMFUL: dict[str, list[str]] = {
         r"\bwant\s+to\s+die\b",
     ],
     "violence": [
+        r"\brun (?:them|him|her|people|someone) over\b",
+        r"\b(?:sexually harass|rape|raping|molest|grope)\w*\b",
+        r"\bmake\s+(?:my|a|the)\s+(?:\w+\s+)?(?:dog|pitbull)\s+attack\b",
         rf"\b(?:kill|murder|strangl|stab|shoot|poison|assault|attack|hurt|injur|kidnap|electrocut|behead|drown|chok|tortur|maim|assassinat|drug|suffocat|run over|beat(?:ing)? up|beat|punch|lynch|abduct|harm|threaten|intimidat|ambush|sedat)(?:e|s|ed|ing|ting|ning)?\s+(?:\w+(?:'s)?\s+){{0,4}}?{_PERSON}\b",
         rf"\b(?:break|smash|cut off|crush)(?:ing)?\s+(?:\w+\s+)?{_PERSON}(?:'s)?\s+(?:jaw|legs?|arms?|neck|bones?|face|skull|fingers?|knees?)\b",
         r"\bpoison(?:ing)?\s+(?:\w+\s+){0,3}?(?:food|water|drink|coffee|tea|soup|well|supply|meal)\b",
@@ -87,6 +90,9 @@ HARMFUL: dict[str, list[str]] = {
         r"\bblack market\b",
     ],
     "break-in and theft": [
+        r"\b(?:rob|robbing)\s+(?:\w+\s+){0,3}?(?:pharmacy|gas station|liquor store|house|home|delivery)\b|\barmed robbery\b|\bhot[- ]wir(?:e|ing)\b",
+        r"\b(?:easiest|best|which)\s+(?:\w+\s+){0,4}?to steal\b|\bhow (?:do|can|to) (?:i )?steal\b",
+        rf"\b(?:destroy|vandali[sz]e|wreck|sabotage|key|slash)(?:ing)?\s+(?:\w+\s+){{0,2}}?{_PERSON}(?:'?s)?\s+(?:\w+\s+)?(?:boat|cars?|house|property|tires?|tyres?|computer|phone|garden|fence|business)\b",
         r"\bpick(?:ing)?\s+(?:\w+(?:'s)?\s+){0,4}?lock\b(?!.{0,40}\b(?:my own|locked (?:myself )?out|my (?:house|door|shed|car|bike|suitcase))\b)",
         rf"\bbreak(?:ing)?\s+(?:in(?:to)?|open)\s+(?:\w+(?:'s)?\s+){{0,4}}?(?:house|home|car|apartment|flat|shop|store|office|garage|safe|bank|warehouse|school|locker|building|atm|museum|{_ACCOUNT}|{_PERSON})\b",
         r"\bhot-?wir(?:e|ing)\b",
@@ -103,6 +109,8 @@ HARMFUL: dict[str, list[str]] = {
         r"\bdisabl\w+\s+(?:\w+(?:'s)?\s+){0,3}?(?:alarm|security (?:system|camera)s?)\b",
     ],
     "cybercrime": [
+        rf"\blog\s*(?:in|on)?\s*(?:in)?to\s+(?:\w+\s+){{0,2}}?{_PERSON}'s\s+(?:\w+\s+)?{_ACCOUNT}",
+        r"\b(?:install|hide|put|plant)\s+(?:\w+\s+){0,3}?(?:cameras?|microphones?|trackers?|gps)\b.{0,50}\b(?:without (?:them|him|her|anyone)|bedroom|bathroom|secretly|neighbou?r)\b",
         rf"\bhack(?:s|ed|ing)?\s+(?:in(?:to)?\b|(?:\w+(?:'s)?\s+){{0,4}}?{_ACCOUNT}\b|{_PERSON}\b)",
         r"\bhir(?:e|ing)\s+a\s+hacker\b",
         r"\b(?:spear[- ]?)?phish(?:ing|er)?\b",
@@ -115,6 +123,9 @@ HARMFUL: dict[str, list[str]] = {
         r"\bdownload\w*\s+(?:\w+\s+){0,3}?illegally\b",
     ],
     "fraud": [
+        r"\bcheat\w*\s+on\s+(?:\w+\s+){0,2}?(?:test|exam|sat|drug test|quiz|midterm|final)s?\b(?=.*\bcaught\b)",
+        r"\bfak(?:e|ing)\s+(?:\w+\s+){0,4}?(?:condition|illness|disability|injury|prescription|symptoms)\b.{0,40}\b(?:to get|for|insurance|xanax|benefits)\b",
+        r"\bchange\s+(?:\w+\s+){0,3}?expir(?:ation|y)\s+dates?\b|\bmake up (?:stuff|things|experience) on my (?:resume|cv)\b",
         r"\bforg(?:e|es|ed|ing)\s+(?:\w+(?:'s)?\s+){0,4}?(?:che(?:que|ck)s?|signatures?|documents?|passports?|prescriptions?|ids?|id cards?|certificates?|notes?|diplomas?|invoices?|tickets?|licen[cs]es?|visas?|wills?)\b",
         r"\bcounterfeit\w*\b",
         r"\b(?:fake|false|forged|madeup|made-up)\s+(?:\w+\s+)?(?:ids?|passports?|che(?:que|ck)s?|prescriptions?|charit(?:y|ies)|invoices?|reviews?|doctor'?s? notes?|licen[cs]es?|documents?|money|banknotes?|bills|call cent(?:re|er)|job scam|drop shipping|tax returns?|receipts?|insurance claims?|visas?|diplomas?)\b",
@@ -134,6 +145,7 @@ HARMFUL: dict[str, list[str]] = {
         r"\bcredit card (?:details|numbers?)\b",
     ],
     "drugs and illegal goods": [
+        r"\bmeth lab\b|\bto get high\b|\bsell\s+(?:\w+\s+){0,3}?(?:weed|marijuana|cannabis)\b|\bdrugs to inject\b",
         rf"\b{_GET}\w*\s+(?:\w+\s+){{0,5}}?(?:meth|methamphetamine|crystal meth|cocaine|heroin|crack cocaine|mdma|lsd|fentanyl|ecstasy|illegal drugs|illegal \w+ drugs|hard drugs|drugs|unregulated steroids|steroids|opioids|pseudoephedrine|ephedrine|moonshine|ghb|ketamine|contraband)\b",
         r"\bdrug\s+dealer\b",
         r"\bhid(?:e|ing)\s+(?:my|the)\s+(?:meth|drugs|weed|cocaine|pills)\b",
@@ -155,6 +167,9 @@ HARMFUL: dict[str, list[str]] = {
         r"\bgroom(?:ing)?\s+(?:a\s+)?(?:child|kid|minor|teen)\w*\b",
     ],
     "hate and harassment": [
+        r"\bhome address(?:es)?\s+(?:of|for)\b|\b(?:what is|find|get|locate)\b.{0,60}\b(?:home|residential)\s+address\b",
+        r"\b(?:jews|blacks|black people|muslims|gays|gay people|fags|faggots|immigrants|mexicans|women)\s+(?:will not replace|deserve|should be (?:neutered|killed|shot|banned|deported)|are (?:inferior|vermin|animals))\b",
+        r"\b(?:say|write)\s+something\s+(?:offensive|racist|hateful)\b.{0,40}\b(?:racially|about|to)\b|\binsults?\s+for\s+(?:people|jews|muslims|blacks|gays|women|asians|mexicans)\b",
         r"\b(?:racist|antisemitic|anti-semitic|homophobic|sexist|hateful|islamophobic|transphobic)\s+(?:jokes?|slogans?|posts?|tweets?|songs?|speech|rants?|poems?|messages?|insults?|comments?)\b",
         rf"\b(?:stalk|dox+|harass|bully|cyber-?bully|humiliat|gaslight)(?:e|ing)?\s+(?:\w+\s+){{0,3}}?{_PERSON}\b",
         r"\bspread(?:ing)?\s+(?:\w+\s+){0,2}?(?:rumou?rs?|lies)\s+about\b",

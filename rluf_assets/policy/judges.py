@@ -59,13 +59,14 @@ _TRAILING = re.compile(
 )
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?\n]*")
 _STOPWORDS = {
-    "English": "the and you is to of that it for what with are this my how can your i a",
+    "English": "the and you is to of that it for what with are this my how can your i a me do about from we have why where",
     "Spanish": "el la los las que de y en un una es por con para como mi tu no se lo",
     "French": "le la les des que de et en un une est pour avec dans je vous mon ce pas sur",
     "German": "der die das und ist ich nicht ein eine zu mit auf den wie mein du es im sie",
     "Italian": "il lo gli che di e un una per con non sono mi come ti della si ho",
     "Portuguese": "o os as que de e em um uma para com não meu por você se como do da",
 }
+LATIN = "Latin script"
 _STOPWORD_SETS = {language: frozenset(words.split()) for language, words in _STOPWORDS.items()}
 _OTHER_SCRIPTS = {
     script: re.compile(f"[{first}-{last}]")
@@ -168,7 +169,7 @@ def language_mismatch(prompt: Sequence[Message], completion: str) -> Verdict:
     if _ASKS_LANGUAGE.search(asked):
         return PASSED
     wanted, found = _language(asked), _language(plain_text(completion))
-    if wanted and found and wanted != found:
+    if wanted and found and wanted != found and not (LATIN in (wanted, found) and {wanted, found} & set(_STOPWORDS)):
         return Verdict(False, f"{found} to a message in {wanted}")
     return PASSED
 
@@ -226,14 +227,14 @@ def _asked(prompt: Sequence[Message]) -> tuple[str, str]:
 
 
 def _language(text: str) -> str | None:
-    """The language of a text by script and stop words; None where there is too little of it."""
+    """The script of a text, and for the Latin one its language by stop words; None where there is too little text."""
     letters = sum(character.isalpha() for character in text)
+    if letters < 4:
+        return None
     for script, pattern in _OTHER_SCRIPTS.items():
-        if letters >= 4 and len(pattern.findall(text)) > letters / 2:
+        if len(pattern.findall(text)) > letters / 2:
             return script
     words = re.findall(r"[^\W\d_]+", text)
-    if len(words) < 4:
-        return None
     counts = {language: sum(word in stop for word in words) for language, stop in _STOPWORD_SETS.items()}
     best, second = sorted(counts.values(), reverse=True)[:2]
-    return max(counts, key=lambda language: counts[language]) if best >= 3 and best >= 1.5 * second else None
+    return max(counts, key=lambda language: counts[language]) if best >= 3 and best >= 1.5 * second else LATIN

@@ -62,7 +62,7 @@ def test_each_fault_fails_its_own_check_and_names_the_day(day_row: pl.DataFrame)
     }
     days = [day_row.with_columns(day=pl.lit(DAY + timedelta(days=n))) for n in range(60)]
     assert not _failed(run_suite(pl.concat(days), suite_path("validated_replies"), key="day"))
-    for nth, (name, values) in enumerate(faults.items()):
+    for nth, values in enumerate(faults.values()):
         days[nth] = days[nth].with_columns(
             pl.lit(value).cast(day_row.schema[key]).alias(key) for key, value in values.items()
         )

@@ -84,7 +84,8 @@ def test_subsampling_negatives_with_weights_leaves_the_figures_alone():
     weights = np.where(labels == 1, 1.0, 20.0)[kept]
     whole = metrics.observed_over_expected(labels, expit(z), np.ones(len(z)))[0]
     part = metrics.observed_over_expected(labels[kept], expit(z[kept]), weights)[0]
-    assert part == pytest.approx(whole, rel=0.02)
+    # 9,500 of 190,000 negatives: the sampled sum of predictions has a standard error of about 1.5%
+    assert part == pytest.approx(whole, rel=0.05)
     area = RankStatistics(z[kept], labels[kept]).auroc(weights[None])[0]
     assert area == pytest.approx(roc_auc_score(labels, z), abs=0.005)
 
