@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,7 @@ def test_one_turn_examples_come_first_and_batches_keep_the_budget(base: Path, lo
     encoder = PromptEncoder(AutoTokenizer.from_pretrained(base))
     conversations = [c for c in load_conversations(logs, 300, 0) if len(c) == 6]
     batches = list(training_batches(conversations, encoder, SHORT, 0))
-    replies = [[sum(a < b for a, b in zip(e.learned, e.learned[1:], strict=False)) for e in batch] for batch in batches]
+    replies = [[sum(a < b for a, b in pairwise(e.learned)) for e in batch] for batch in batches]
     assert len(batches) == SHORT.steps
     assert all(count == 1 for batch in replies[:12] for count in batch)
     assert all(count == 3 for batch in replies[12:] for count in batch)
@@ -150,7 +151,7 @@ def test_schedule_warms_up_and_decays() -> None:
     assert factors[0] == pytest.approx(1 / 30)
     assert max(factors) == factors[30] == 1.0
     assert factors[-1] == pytest.approx(0.05, abs=1e-3)
-    assert all(a >= b for a, b in zip(factors[30:], factors[31:], strict=False))
+    assert all(a >= b for a, b in pairwise(factors[30:]))
 
 
 def test_logs_without_replies_or_files_are_an_error(tmp_path: Path, logs: list[Path]) -> None:

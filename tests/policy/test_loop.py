@@ -1,0 +1,361 @@
+"""The optimisation loop on real models: it optimises, resumes at every phase to the same bytes, and fails clearly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from rluf_assets.chat import Message
+from rluf_assets.errors import ConfigError, DataError, TrainingError
+from rluf_assets.policy.batch import BASELINE
+from rluf_assets.policy.config import OptimisationConfig, PromptGroup
+from rluf_assets.policy.engine import TransformersEngine, token_logprobs
+from rluf_assets.policy.judges import Verdict
+from rluf_assets.policy.loop import Folders, optimise_policy, prompt_schedule
+from rluf_assets.policy.objectives import calibrated_reward
+from rluf_assets.policy.phases import read_prompts
+from rluf_assets.policy.selecting import completions_of
+from rluf_assets.policy.update import _accumulate, _shares
+from rluf_assets.rewards.calibration import Calibration
+from rluf_assets.rewards.model import load_network, save_network
+from rluf_assets.rewards.scoring import RewardModel
+
+WEIGHTS = {"helpfulness": 0.7, "love": 0.3}
+CONFIG = OptimisationConfig(
+    weights=WEIGHTS,
+    iterations=2,
+    prompts_per_iteration=16,
+    max_new_tokens=32,
+    updates_per_iteration=2,
+    judges=("repetition", "length_bounds"),
+    kl_samples=16,
+    learning_rate=3e-3,
+    max_nan_share=0.1,
+)
+Scorers = dict[str, RewardModel]
+
+
+def reject_all(prompt: Sequence[Message], completion: str) -> Verdict:
+    return Verdict(False, "nothing is good enough")
+
+
+def folders(root: Path) -> Folders:
+    root.mkdir(parents=True, exist_ok=True)
+    return Folders(root, root / "phases", root / "checkpoints", root / "logs")
+
+
+def optimise(
+    base: Path, prompts_file: Path, scorers: Scorers, root: Path, config: OptimisationConfig = CONFIG, **options: object
+) -> list[dict[str, object]]:
+    return optimise_policy(base, prompts_file, scorers, folders(root), config, **{"seed": 0, **options})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def finished(base: Path, prompts_file: Path, scorers: Scorers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two iterations, never interrupted; its scratch folders kept."""
+    root = tmp_path_factory.mktemp("finished") / "run"
+    optimise(base, prompts_file, scorers, root)
+    return root
+
+
+def produced(root: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(root.iterdir()) if file.is_file()}
+
+
+def changed(config: OptimisationConfig, **changes: object) -> OptimisationConfig:
+    return OptimisationConfig.model_validate({**config.model_dump(), **changes})
+
+
+def test_the_reward_it_optimises_rises(base: Path, prompts_file: Path, scorers: Scorers, tmp_path: Path) -> None:
+    rows = optimise(base, prompts_file, scorers, tmp_path, changed(CONFIG, iterations=8, prompts_per_iteration=32))
+    rewards = [row["reward"] for row in rows]
+    assert np.mean(rewards[-2:]) > np.mean(rewards[:2]) + 0.3, rewards
+    assert rows[-1]["kl_mean"] > rows[0]["kl_mean"]
+    assert rows[0]["kl_mean"] == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("optimiser", ["raft", "crpg", "codpo"])
+def test_the_rivals_run_through_the_same_loop(
+    optimiser: str, base: Path, prompts_file: Path, scorers: Scorers, tmp_path: Path
+) -> None:
+    rows = optimise(base, prompts_file, scorers, tmp_path, changed(CONFIG, optimiser=optimiser))
+    assert all(row["learned"] > 0 and row["steps"] == 2 for row in rows)
+    before, after = TransformersEngine(base), TransformersEngine(tmp_path)
+    still = [
+        name for name, value in after.model.named_parameters() if torch.equal(value, before.model.get_parameter(name))
+    ]
+    assert still == []
+
+
+class TestResume:
+    def test_two_runs_give_the_same_bytes(
+        self, base: Path, prompts_file: Path, scorers: Scorers, finished: Path, tmp_path: Path
+    ) -> None:
+        optimise(base, prompts_file, scorers, tmp_path / "run")
+        assert produced(tmp_path / "run") == produced(finished)
+
+    @pytest.mark.parametrize("lost", ["reference", "sample", "score", "judge", "select", "update", "policy"])
+    def test_killed_before_a_phase_was_published(
+        self, lost: str, base: Path, prompts_file: Path, scorers: Scorers, finished: Path, tmp_path: Path
+    ) -> None:
+        """What a kill in the second iteration leaves behind, phase by phase (in the first, for the reference replies)."""
+        root = tmp_path / "run"
+        shutil.copytree(finished, root)
+        for file in root.iterdir():
+            if file.is_file():
+                file.unlink()
+        if lost != "policy":
+            (root / "checkpoints" / "000002.safetensors").unlink()
+        if lost == "reference":
+            shutil.rmtree(root / "checkpoints")
+            shutil.rmtree(root / "phases")
+        later = ["sample", "score", "judge", "select"]
+        for name in later[later.index(lost) :] if lost in later else []:
+            (root / "phases" / "000002" / f"{name}.parquet").unlink()
+        # A half-written file of the killed process must not be taken for the phase's.
+        if lost in later:
+            (root / "phases" / "000002" / f".{lost}.parquet.999").write_bytes(b"half")
+        optimise(base, prompts_file, scorers, root)
+        assert produced(root) == produced(finished)
+
+    def test_state_of_another_model_is_refused(
+        self, base: Path, prompts_file: Path, scorers: Scorers, finished: Path, public_data: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(finished / "checkpoints", tmp_path / "checkpoints")
+        with pytest.raises((DataError, RuntimeError)):
+            optimise(public_data / "stories260K", prompts_file, scorers, tmp_path)
+
+
+class TestRecord:
+    def test_one_row_per_iteration_without_times(self, finished: Path) -> None:
+        record = pl.read_parquet(finished / "iterations.parquet")
+        assert record["iteration"].to_list() == [1, 2]
+        assert {"logit_love", "value_love", "weighted_love", "learned_love", "judge_repetition"} <= set(record.columns)
+        assert not [column for column in record.columns if "second" in column]
+        np.testing.assert_allclose(
+            record["reward"], record["weighted_love"] + record["weighted_helpfulness"], atol=1e-9
+        )
+        assert (record["learned"] + record["skipped"] + record["set_aside"] == record["prompts"]).all()
+
+    def test_times_and_speed_are_in_the_log(self, finished: Path) -> None:
+        lines = [json.loads(line) for line in (finished / "logs" / "metrics.jsonl").read_text().splitlines()]
+        assert [line["iteration"] for line in lines] == [1, 2]
+        assert all(line["seconds_sample"] > 0 and line["sampled_tokens_per_s"] > 0 for line in lines)
+
+    def test_scales_are_stored_and_those_of_the_reference_replies(self, finished: Path) -> None:
+        stored = json.loads((finished / "objectives.json").read_text())
+        raw = pl.read_parquet(finished / "phases" / "reference" / "raw_scores.parquet")
+        assert stored["weights"] == WEIGHTS
+        assert stored["mean"]["love"] == pytest.approx(raw["logit_love"].mean())
+        assert stored["std"]["love"] == pytest.approx(raw["logit_love"].std(ddof=0))
+
+    def test_a_person_can_follow_why_each_reply_was_chosen(self, finished: Path) -> None:
+        """Recompute the choice from the select phase's file, by the method's own words."""
+        rows = pl.read_parquet(finished / "phases" / "000002" / "select.parquet")
+        for (_,), prompt in rows.group_by("prompt_id"):
+            replies = prompt.filter(pl.col("completion_id") != BASELINE)
+            baseline = prompt.filter(pl.col("completion_id") == BASELINE).row(0, named=True)
+            learned = prompt.filter(pl.col("role").is_not_null())
+            survivors = replies.filter("passed").filter(
+                pl.col("log_ratio").is_null() | (pl.col("log_ratio") <= CONFIG.kl_max)
+            )
+            if survivors.height:
+                best = survivors.sort("reward", "completion_id", descending=[True, False]).row(0, named=True)
+                assert learned["completion_id"].to_list() == [best["completion_id"]]
+                assert learned["weight"].item() == pytest.approx(
+                    float(calibrated_reward(np.array(best["reward"]), np.array(baseline["reward"])))
+                )
+            else:
+                assert set(learned["completion_id"].to_list()) <= {BASELINE}
+
+
+class TestConstraints:
+    def test_judges_that_reject_everything_stop_the_run(
+        self, base: Path, prompts_file: Path, scorers: Scorers, tmp_path: Path
+    ) -> None:
+        config = changed(CONFIG, judges=("tests.policy.test_loop:reject_all",), iterations=9, max_empty_iterations=2)
+        with pytest.raises(TrainingError, match=r"iterations 1 to 2: no reply met every constraint .*reject_all"):
+            optimise(base, prompts_file, scorers, tmp_path, config)
+
+    def test_a_tight_kl_bound_is_kept_by_what_is_learned(
+        self, base: Path, prompts_file: Path, scorers: Scorers, tmp_path: Path
+    ) -> None:
+        optimise(base, prompts_file, scorers, tmp_path, changed(CONFIG, kl_max=1.0, learning_rate=1e-2, iterations=3))
+        rows = pl.read_parquet(tmp_path / "phases" / "000003" / "select.parquet")
+        learned = rows.filter(pl.col("role").is_not_null())
+        assert learned["log_ratio"].null_count() == 0
+        assert learned["log_ratio"].max() <= 1.0
+        assert rows.filter("kl_sample")["log_ratio"].max() > 1.0
+
+    def test_a_least_reward_is_one_more_judge(
+        self, base: Path, prompts_file: Path, scorers: Scorers, tmp_path: Path
+    ) -> None:
+        config = changed(CONFIG, minimum_rewards={"helpfulness": 0.0}, iterations=1)
+        (row,) = optimise(base, prompts_file, scorers, tmp_path, config)
+        rows = pl.read_parquet(tmp_path / "phases" / "000001" / "select.parquet")
+        assert rows.filter(pl.col("role").is_not_null())["value_helpfulness"].min() >= 0.0
+        assert 0 < row["judge_minimum_helpfulness"] < 1
+
+    def test_a_slow_judge_is_asked_only_where_it_matters(
+        self, base: Path, prompts_file: Path, scorers: Scorers, tmp_path: Path
+    ) -> None:
+        asked: list[str] = []
+
+        def short_only(prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> np.ndarray:
+            asked.extend(completions)
+            return np.array([len(completion) < 40 for completion in completions])
+
+        config = changed(CONFIG, iterations=1)
+        (row,) = optimise(base, prompts_file, scorers, tmp_path, config, slow_judge=short_only)
+        rows = pl.read_parquet(tmp_path / "phases" / "000001" / "select.parquet")
+        assert rows.filter(pl.col("role").is_not_null())["completion"].str.len_chars().max() < 40
+        assert len(asked) < 16 * 4
+        assert row["judge_slow"] > 0
+
+    def test_early_stop_on_kl(self, base: Path, prompts_file: Path, scorers: Scorers, tmp_path: Path) -> None:
+        config = changed(CONFIG, iterations=6, learning_rate=2e-2, stop_kl_mean=0.5)
+        rows = optimise(base, prompts_file, scorers, tmp_path, config)
+        assert len(rows) < 6
+        assert "kl_mean" in json.loads((tmp_path / "objectives.json").read_text())["stopped"]
+
+
+class Broken:
+    """A reward model that answers NaN for replies it does not like the look of."""
+
+    def __init__(self, model: RewardModel, share: float) -> None:
+        self.model, self.share = model, share
+
+    def score(self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> pl.DataFrame:
+        scores = self.model.score(prompts, completions)
+        nan = [sum(completion.encode()) % 1000 < 1000 * self.share for completion in completions]
+        return scores.with_columns(logit=pl.when(pl.Series(nan)).then(float("nan")).otherwise("logit"))
+
+
+class TestBadInput:
+    def test_a_few_nan_rewards_set_their_prompts_aside(
+        self, base: Path, prompts_file: Path, scorers: Scorers, tmp_path: Path
+    ) -> None:
+        broken = {**scorers, "love": Broken(scorers["love"], 0.03)}
+        (row,) = optimise(base, prompts_file, broken, tmp_path, changed(CONFIG, iterations=1, max_nan_share=1.0))
+        rows = pl.read_parquet(tmp_path / "phases" / "000001" / "select.parquet")
+        aside = rows.filter(pl.col("outcome").str.starts_with("set aside"))
+        assert row["set_aside"] == aside["prompt_id"].n_unique() > 0
+        assert aside["role"].null_count() == aside.height
+        assert row["learned"] > 0
+
+    def test_more_than_the_allowed_share_fails(
+        self, base: Path, prompts_file: Path, scorers: Scorers, tmp_path: Path
+    ) -> None:
+        broken = {**scorers, "love": Broken(scorers["love"], 0.5)}
+        with pytest.raises(TrainingError, match=r"of 16 prompts are NaN, more than 1.0%"):
+            optimise(base, prompts_file, broken, tmp_path, changed(CONFIG, max_nan_share=0.01))
+
+    def test_unknown_objective(self, base: Path, prompts_file: Path, scorers: Scorers, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"no reward model for objective \['safety'\]"):
+            optimise(base, prompts_file, scorers, tmp_path, changed(CONFIG, weights={"safety": 1.0}))
+
+    def test_no_prompts(self, base: Path, prompts_file: Path, scorers: Scorers, tmp_path: Path) -> None:
+        pl.read_parquet(prompts_file).clear().write_parquet(tmp_path / "prompts.parquet")
+        with pytest.raises(DataError, match="0 prompts of split 'optimisation'"):
+            optimise(base, tmp_path / "prompts.parquet", scorers, tmp_path)
+
+    def test_repeated_prompt_ids(self, prompts_file: Path, tmp_path: Path) -> None:
+        prompts = pl.read_parquet(prompts_file)
+        pl.concat([prompts, prompts.head(2)]).write_parquet(tmp_path / "prompts.parquet")
+        with pytest.raises(DataError, match="2 prompt ids"):
+            read_prompts(tmp_path / "prompts.parquet", "optimisation", CONFIG.prompt_groups())
+
+    def test_another_tokenizer_in_the_reward_model(
+        self, base: Path, prompts_file: Path, scorers: Scorers, public_data: Path, tmp_path: Path
+    ) -> None:
+        """Text crosses, not ids: a reward model with another vocabulary and template works."""
+        torch.manual_seed(0)
+        network = load_network(public_data / "stories260K")
+        folder = tmp_path / "reward"
+        folder.mkdir()
+        save_network(network.model, network.tokenizer, folder)
+        Calibration(objective="bce", signal="love", temperature=1.0, shift=0.0, max_length=512).save(folder)
+        other = {**scorers, "love": RewardModel.load(folder)}
+        (row,) = optimise(base, prompts_file, other, tmp_path / "run", changed(CONFIG, iterations=1))
+        assert row["learned"] > 0
+
+
+def test_no_optimiser_copies_the_base_policy(base: Path, prompts_file: Path, scorers: Scorers, tmp_path: Path) -> None:
+    assert optimise(base, prompts_file, {}, tmp_path, OptimisationConfig(optimiser="none")) == []
+    assert (tmp_path / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+    assert pl.read_parquet(tmp_path / "iterations.parquet").height == 0
+    assert TransformersEngine(tmp_path).max_positions > 0
+
+
+class TestGroups:
+    GROUPS = (
+        PromptGroup(
+            name="harm", use_cases=("harmful_request",), weights={"love": 1.0}, judges=(), completions_per_prompt=2,
+            kl_max=1.5, gradient_weight=3.0,
+        ),
+        PromptGroup(name="rest", weights={"helpfulness": 1.0}, judges=("repetition",), completions_per_prompt=5),
+    )  # fmt: skip
+
+    def test_each_group_has_its_own_weights_judges_and_n(
+        self, base: Path, prompts_file: Path, scorers: Scorers, tmp_path: Path
+    ) -> None:
+        config = changed(CONFIG, groups=[group.model_dump() for group in self.GROUPS], iterations=2)
+        rows = optimise(base, prompts_file, scorers, tmp_path, config)
+        assert all(row["learned"] > 0 for row in rows)
+        found = pl.read_parquet(tmp_path / "phases" / "000002" / "select.parquet")
+        harm, rest = (found.filter(pl.col("group") == name) for name in ("harm", "rest"))
+        assert set(harm["use_case"]) == {"harmful_request"}
+        assert harm.filter(pl.col("completion_id") != BASELINE)["completion_id"].max() == 1
+        assert rest["completion_id"].max() == 4
+        assert harm["judge_repetition"].null_count() == harm.height
+        np.testing.assert_allclose(harm["reward"], harm["value_love"])
+        np.testing.assert_allclose(rest["reward"], rest["value_helpfulness"])
+
+    def test_gradients_are_the_weighted_sum_of_the_groups(self, base: Path, finished: Path) -> None:
+        """The step's gradient against autograd of the formula, and in small batches against one large one."""
+        rows = pl.read_parquet(finished / "phases" / "000001" / "select.parquet").with_row_index("place")
+        learned = rows.filter(pl.col("role").is_not_null()).with_columns(
+            group=pl.when(pl.col("use_case") == "harmful_request").then(pl.lit("harm")).otherwise(pl.lit("rest"))
+        )
+        assert learned["group"].n_unique() == 2
+        gradients = []
+        for tokens in (40, 100_000):
+            engine = TransformersEngine(base)
+            config = changed(CONFIG, forward_tokens=tokens)
+            _accumulate(engine, learned, self.GROUPS, config, {})
+            gradients.append([p.grad.clone() for p in engine.model.parameters()])
+        engine = TransformersEngine(base)
+        total = torch.zeros(())
+        for name, rho in (("harm", 3.0), ("rest", 1.0)):
+            part = learned.filter(pl.col("group") == name)
+            pairs = engine.encode_pairs(part["prompt"].to_list(), completions_of(part), CONFIG.max_new_tokens)
+            logprob = token_logprobs(engine.model, pairs).sum(dim=1)
+            total = total - rho * (torch.tensor(part["weight"].to_list()) * logprob).sum() / part.height
+        total.backward()
+        for small, large, exact in zip(*gradients, [p.grad for p in engine.model.parameters()], strict=True):
+            torch.testing.assert_close(small, large, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(large, exact, rtol=1e-3, atol=1e-4)
+
+    def test_shares_spread_every_group_over_the_steps(self) -> None:
+        learned = pl.DataFrame({"prompt_id": [f"p{i:02d}" for i in range(12)], "group": ["harm"] * 4 + ["rest"] * 8})
+        shares = _shares(learned, self.GROUPS, 4, 0)
+        assert [share["group"].to_list() for share in shares] == [["harm", "rest", "rest"]] * 4
+        assert sorted(id_ for share in shares for id_ in share["prompt_id"]) == sorted(learned["prompt_id"])
+
+
+def test_schedule_passes_over_all_prompts_before_it_repeats_one(prompts_file: Path) -> None:
+    prompts = read_prompts(prompts_file, "optimisation", CONFIG.prompt_groups())
+    config = changed(CONFIG, prompts_per_iteration=12, iterations=10)
+    schedule = [[p.prompt_id for p in step] for step in prompt_schedule(prompts, config, 0)]
+    assert all(len(step) == len(set(step)) == 12 for step in schedule)
+    assert len({id_ for step in schedule[:4] for id_ in step}) == 40
+    assert schedule != [[p.prompt_id for p in step] for step in prompt_schedule(prompts, config, 1)]
+    everything = prompt_schedule(prompts, changed(config, prompts_per_iteration=100), 0)
+    assert all(len(step) == 40 for step in everything)
