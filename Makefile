@@ -30,7 +30,7 @@ ui: install  ## the Dagster UI on the demo's lake
 test: install  ## the fast tier: no daemons, no root
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
-test-all: install  ## what `make test` leaves out: kill matrix and other long tests
+test-all: install  ## what `make test` leaves out: browser, two-process training, coverage of intervals
 	$(BIN)/python -m pytest -m slow
 
 check: install  ## lint, types, import contracts

@@ -220,7 +220,8 @@ def _recommend(row: Mapping[str, Any], config: AuditConfig) -> tuple[str, str]:
         return "use with care", "whether it goes with returning cannot be told: too few days, or no times"
     if low <= 0:
         return "use with care", "whether it goes with returning cannot be told apart from chance"
-    return "use", "enough volume, one meaning, and it goes with users coming back, activity controlled for"
+    goes_with = "coming back" if sign > 0 else "staying away, as its meaning says"
+    return "use", f"enough volume, one meaning, and it goes with users {goes_with} (activity controlled for)"
 
 
 def _estimate(name: str, estimate: Estimate) -> dict[str, float | None]:

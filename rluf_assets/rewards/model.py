@@ -36,11 +36,12 @@ HEADS = ("score", "classifier")
 
 @dataclass
 class RewardNetwork:
-    """A sequence classifier with one label, its tokenizer, and the tokens that were added to the base's."""
+    """A sequence classifier with one label, its tokenizer, and what of the latter the folder did not have."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     added_tokens: list[str]
+    added_template: bool
 
     @property
     def is_causal(self) -> bool:
@@ -86,10 +87,11 @@ def load_network(
     if missing:
         raise DataError(f"{folder}: weights missing from its safetensors: {sorted(missing)[:5]}. Restore the folder.")
     _check_tokenizer(folder, tokenizer, model)
+    added_template = tokenizer.chat_template is None
     added = _own_tokens(tokenizer, model)
     for name in {key.split(".")[0] for key in report["missing_keys"] if key.startswith(HEADS)}:
         _init_head(model.get_submodule(name))
-    return RewardNetwork(model, tokenizer, added)
+    return RewardNetwork(model, tokenizer, added, added_template)
 
 
 def _load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:

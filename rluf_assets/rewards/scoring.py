@@ -45,10 +45,11 @@ class RewardModel:
         """
         calibration = load_calibration(folder)
         network = load_network(folder, device=device)
-        if network.added_tokens:
+        if network.added_tokens or network.added_template:
+            absent = network.added_tokens or "its chat template"
             raise DataError(
-                f"{folder}: the tokenizer lacks {network.added_tokens}, so it is not the one this reward model was "
-                "trained with. Restore tokenizer.json and the chat template."
+                f"{folder}: the tokenizer lacks {absent}, so it is not the one this reward model was trained with. "
+                "Restore the tokenizer files and the chat template."
             )
         network.model.to(device=device, dtype=getattr(torch, dtype)).eval()
         return cls(network, calibration, share_prefixes=share_prefixes)

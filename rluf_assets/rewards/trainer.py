@@ -56,7 +56,6 @@ class RewardTrainer(Trainer):
         self.config = config
         self.pad_id = int(network.tokenizer.pad_token_id)
         self.targets = {name: torch.from_numpy(values.astype(np.float32)) for name, values in targets.items()}
-        self.reader = ScoreReader(network)
         args = _arguments(config, seed, checkpoints)
         ranks, rank = max(args.world_size, 1), args.process_index
         if torch.distributed.is_initialized():
@@ -79,6 +78,7 @@ class RewardTrainer(Trainer):
         args.warmup_steps = round(steps * config.warmup_share)
         args.save_steps, args.logging_steps = config.checkpoint_steps, min(config.log_steps, steps)
         model = network.model if config.lora is None else with_lora(network, config.lora)
+        self.reader = ScoreReader(network)  # after peft, which copies the head that it hooks into
         super().__init__(model, args, train_dataset=units, callbacks=[_Report(progress)])  # type: ignore[arg-type]
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)

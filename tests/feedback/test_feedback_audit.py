@@ -71,6 +71,7 @@ def test_verdicts_follow_what_is_true_of_the_world(table: dict[str, dict]) -> No
     assert (
         table["up"]["return_correlation_controlled_ci_low"] > 0 > table["down"]["return_correlation_controlled_ci_high"]
     )
+    assert "users coming back" in table["up"]["reason"] and "users staying away" in table["down"]["reason"]
     assert table["rare"]["reason"].startswith("too rare")
     assert "cannot be told apart from chance" in table["click"]["reason"]
 

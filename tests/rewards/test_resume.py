@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[2]
+from tests.rewards.processes import run
+
 CONFIG = {
     "epochs": 2,
     "batch_tokens": 700,
@@ -25,25 +20,8 @@ CONFIG = {
 }
 
 
-def run(base, out, config, *, processes=1, **env):
-    command = [sys.executable, "-m", "tests.rewards.train_script"]
-    if processes > 1:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
-        command = [sys.executable, *launcher, "-m", "tests.rewards.train_script"]
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **{k: str(v) for k, v in env.items()}}
-    done = subprocess.run(
-        [*command, str(base), str(out), json.dumps(config)],
-        cwd=ROOT, env=settings, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    return done
-
-
-def finished(base, out, config=CONFIG, **options):
-    done = run(base, out, config, **options)
-    assert done.returncode == 0, done.stderr[-3000:]
+def finished(base, out, config=CONFIG, *, processes=1, **env):
+    assert run(base, out, config, processes=processes, **env) == [0] * processes
     return out / "model.safetensors"
 
 
@@ -58,25 +36,25 @@ def steps_of(out):
 
 def test_killed_between_checkpoints_then_resumed_ends_bitwise_equal(base, tmp_path, whole):
     killed = run(base, tmp_path, CONFIG, KILL_AT_STEP=5)
-    assert killed.returncode == -signal.SIGKILL
+    assert killed == [-signal.SIGKILL]
     assert steps_of(tmp_path) == ["checkpoint-3"]
     # A resumed run that started anew would report step 1 and be killed again.
     again = run(base, tmp_path, CONFIG, KILL_AT_STEP=7)
-    assert again.returncode == -signal.SIGKILL
+    assert again == [-signal.SIGKILL]
     assert "checkpoint-6" in steps_of(tmp_path)
     assert finished(base, tmp_path).read_bytes() == whole.read_bytes()
 
 
 def test_a_checkpoint_cut_short_is_not_resumed_from(base, tmp_path, whole):
     killed = run(base, tmp_path, CONFIG, KILL_IN_CHECKPOINT=6)
-    assert killed.returncode == -signal.SIGKILL
+    assert killed == [-signal.SIGKILL]
     assert (tmp_path / "checkpoints" / "checkpoint-6" / "trainer_state.json").exists()
     assert steps_of(tmp_path) == ["checkpoint-3"]
     assert finished(base, tmp_path).read_bytes() == whole.read_bytes()
 
 
 def test_checkpoints_of_another_config_are_not_used(base, tmp_path):
-    assert run(base, tmp_path / "mixed", CONFIG, KILL_AT_STEP=5).returncode == -signal.SIGKILL
+    assert run(base, tmp_path / "mixed", CONFIG, KILL_AT_STEP=5) == [-signal.SIGKILL]
     other = {**CONFIG, "learning_rate": 1e-3}
     mixed, clean = finished(base, tmp_path / "mixed", other), finished(base, tmp_path / "clean", other)
     assert mixed.read_bytes() == clean.read_bytes()
@@ -104,7 +82,7 @@ def test_two_processes_train_the_model_that_one_trains(base, tmp_path, objective
 def test_a_killed_two_process_run_resumes(base, tmp_path):
     config = {**CONFIG, "micro_batch_tokens": 350, "dtype": "float32"}
     whole = load_file(finished(base, tmp_path / "whole", config, processes=2))
-    assert run(base, tmp_path / "cut", config, processes=2, KILL_AT_STEP=5).returncode != 0
+    assert run(base, tmp_path / "cut", config, processes=2, KILL_AT_STEP=5) == [-signal.SIGKILL] * 2
     assert steps_of(tmp_path / "cut") == ["checkpoint-3"]
     resumed = load_file(finished(base, tmp_path / "cut", config, processes=2))
     for name in whole:

@@ -23,6 +23,17 @@ def train(base, out, frame, config, **options):
     return train_reward(base, frame, config, seed=1, out=out, checkpoints=out / "checkpoints", **options)
 
 
+def assert_same_scores(a, b):
+    """Adam turns a gradient of nearly nothing into a full step of either sign, so scores are compared, not weights."""
+    fresh = labelled_frame(100, seed=9)
+    replies = [reply[0]["content"] for reply in fresh["completion"].to_list()]
+    scores = [
+        RewardModel.load(folder).score(fresh["prompt"].to_list(), replies)["logit"].to_numpy() for folder in (a, b)
+    ]
+    assert np.corrcoef(*scores)[0, 1] > 0.999
+    np.testing.assert_allclose(*scores, atol=0.05)
+
+
 def weights_hash(folder):
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
@@ -79,22 +90,13 @@ def test_sharing_prefixes_changes_the_speed_not_the_model(base, tmp_path, object
         # One step on everything: batches are the same, whatever the rows' lengths.
         config = small_config(objective=objective, share_prefixes=share, batch_tokens=100_000, dtype="float32")
         train(base, tmp_path / str(share), frame, config)
-    weights = [load_file(tmp_path / str(share) / "model.safetensors") for share in (True, False)]
-    for name in weights[0]:
-        np.testing.assert_allclose(weights[0][name], weights[1][name], atol=2e-3, err_msg=name)
+    assert_same_scores(tmp_path / "True", tmp_path / "False")
 
 
 def test_accumulation_rounds_do_not_change_the_step(base, tmp_path, labelled):
     for micro in (1024, 256):
         train(base, tmp_path / str(micro), labelled, small_config(micro_batch_tokens=micro, dtype="float32"))
-    weights = [load_file(tmp_path / str(micro) / "model.safetensors") for micro in (1024, 256)]
-    moved = max(
-        float((w - load_file(base / "model.safetensors")[n]).abs().max())
-        for n, w in weights[0].items()
-        if n != "score.weight"
-    )
-    for name in weights[0]:
-        assert float((weights[0][name] - weights[1][name]).abs().max()) < 0.25 * moved, name
+    assert_same_scores(tmp_path / "1024", tmp_path / "256")
 
 
 def test_weights_of_zero_silence_rows(base, tmp_path):
@@ -134,9 +136,9 @@ def test_cut_contexts_and_dropped_rows_are_counted(base, tmp_path, labelled):
     assert counts["contexts_cut"] > 0
     assert counts["train"] + counts["validation"] == 240
     with pytest.raises(DataError, match="set on_too_long: drop"):
-        train(base, tmp_path / "x", labelled, small_config(max_length=22))
+        train(base, tmp_path / "x", labelled, small_config(max_length=18))
     assert not list((tmp_path / "x").glob("*.safetensors"))
-    dropped = train(base, tmp_path / "y", labelled, small_config(max_length=22, on_too_long="drop")).rows
+    dropped = train(base, tmp_path / "y", labelled, small_config(max_length=18, on_too_long="drop")).rows
     assert dropped["dropped_too_long"] + dropped["train"] + dropped["validation"] == 240
 
 
