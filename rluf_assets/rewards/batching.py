@@ -44,7 +44,7 @@ def plan_steps(
 ) -> list[list[np.ndarray]]:
     """One epoch: a list of steps, each a list of `parts` index arrays into `units`; every unit stands in exactly one.
 
-    Fewer units than parts cannot be dealt out; then some parts are empty arrays.
+    The steps do not depend on `parts`; one of fewer units than parts leaves some empty.
     """
     longest = np.array([unit.longest for unit in units])
     rows = np.array([len(unit.trees) for unit in units])
@@ -55,18 +55,16 @@ def plan_steps(
     for start in range(0, len(order), bucket):
         members = order[start : start + bucket]
         members = members[np.argsort(longest[members], kind="stable")]
-        steps.extend(_cut(members, longest, rows, batch_tokens, parts))
-    if len(steps) > 1 and len(steps[-1]) < parts:
-        steps[-2:] = [np.concatenate(steps[-2:])]
+        steps.extend(_cut(members, longest, rows, batch_tokens))
     return [_deal(steps[i], longest * rows, parts) for i in rng.permutation(len(steps))]
 
 
-def _cut(members: np.ndarray, longest: np.ndarray, rows: np.ndarray, budget: int, parts: int) -> Iterator[np.ndarray]:
-    """Runs of units sorted by length whose padded size stays within the budget; a run has at least `parts` units."""
+def _cut(members: np.ndarray, longest: np.ndarray, rows: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+    """Runs of units sorted by length whose padded size stays within the budget; a run has at least one unit."""
     start, used = 0, 0
     for i, unit in enumerate(members):
         used += rows[unit]
-        if used * longest[unit] > budget and i - start >= parts:
+        if used * longest[unit] > budget and i > start:
             yield members[start:i]
             start, used = i, rows[unit]
     yield members[start:]

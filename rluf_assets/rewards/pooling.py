@@ -48,6 +48,9 @@ class LastLayerAtEnds:
         (rows, ends), self._where = self._where, None
         assert position_embeddings is not None
         batch, length, _ = hidden_states.shape
+        # Equal sequences end at one node: each node once, or its gradient would count for each of them in full.
+        nodes = torch.unique(rows * length + ends)
+        rows, ends = nodes // length, nodes % length
         slots, per_row = _slots(rows, batch)
         at = ends.new_zeros(batch, per_row).index_put((rows, slots), ends)
         read = self._attend(hidden_states, at, attention_mask, position_embeddings)

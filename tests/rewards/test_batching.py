@@ -24,8 +24,9 @@ def test_every_unit_stands_in_exactly_one_part_of_one_step(lengths, batch_tokens
     plan = plan_steps(units_of(lengths), batch_tokens, parts, np.random.default_rng(1))
     seen = np.concatenate([part for step in plan for part in step])
     assert sorted(seen.tolist()) == list(range(len(lengths)))
-    if len(lengths) >= parts:
-        assert all(len(part) for step in plan for part in step)
+    alone = plan_steps(units_of(lengths), batch_tokens, 1, np.random.default_rng(1))
+    assert [sorted(np.concatenate(step)) for step in plan] == [sorted(step[0]) for step in alone]
+    assert all(len(part) for step in plan for part in step if sum(map(len, step)) >= parts)
 
 
 def test_steps_keep_the_budget_and_waste_little_padding():

@@ -60,11 +60,12 @@ def test_shared_pass_equals_one_by_one_and_hugging_faces_own_forward(base):
 
 def test_gradients_of_a_shared_pass_equal_the_separate_ones(base):
     sequences = random_rows(4, 300)
+    sequences += [sequences[0], sequences[1][:14]]  # one twice, and a prefix of another
     gradients = []
     for share in (True, False):
         torch.manual_seed(0)
         network = load_network(base)
-        batch = collate([make_unit(sequences, range(4), share)], network.tokenizer.pad_token_id)
+        batch = collate([make_unit(sequences, range(6), share)], network.tokenizer.pad_token_id)
         batch.pop("examples")
         ScoreReader(network)(network.model, batch).square().sum().backward()
         gradients.append({name: p.grad for name, p in network.model.named_parameters()})
