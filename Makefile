@@ -10,7 +10,7 @@ PROFILE ?= laptop
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo ui test test-all check format results bench clean
+.PHONY: install demo ui notebooks test test-all cluster-up cluster-down check format results bench clean
 
 install: $(INSTALLED)
 
@@ -27,11 +27,26 @@ demo: install  ## simulate a production and run the whole graph: logs -> release
 ui: install  ## the Dagster UI on the demo's lake
 	$(BIN)/rluf ui --home $(HOME_DIR)
 
+notebooks: install  ## the five stories as HTML pages, run on the demo's lake
+	$(BIN)/python -m pip install -q -c constraints.txt nbconvert
+	RLUF_HOME=$(abspath $(HOME_DIR)) PLOTLY_RENDERER=notebook $(BIN)/python -m nbconvert --execute --to html \
+	  --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url= --HTMLExporter.jquery_url= \
+	  --output-dir $(HOME_DIR)/notebooks notebooks/*.ipynb
+
 test: install  ## the fast tier: no daemons, no root
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 test-all: install  ## what `make test` leaves out: browser, two-process training, coverage of intervals
 	$(BIN)/python -m pytest -m slow
+
+cluster-up: install  ## a one-node Slurm (Debian packages, as root) and a one-node Ray on loopback, for trying and testing
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ray]'
+	.ci/slurm-up
+	VENV=$(VENV) .ci/ray-up
+
+cluster-down:
+	.ci/ray-up down
+	.ci/slurm-up down
 
 check: install  ## lint, types, import contracts
 	$(BIN)/ruff check .
@@ -46,8 +61,9 @@ format: install
 results: install  ## the README's table: the demo over several seeds (about six minutes each)
 	$(BIN)/rluf results --home $(HOME_DIR)-results --seeds "$(SEEDS)" --output docs/results.md
 
-bench: install
-	$(BIN)/python -m benchmarks.run
+bench: install  ## every benchmark, or one: make bench BENCH=policy (figures: docs/benchmarks.md)
+	set -e; for name in $(or $(BENCH),$(basename $(notdir $(wildcard benchmarks/[a-z]*.py)))); do \
+	  $(BIN)/python -m benchmarks.$$name; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -5,11 +5,13 @@ frame with a row per day. The resource `lake` gives the artifacts; assets are na
 """
 
 from collections.abc import Callable, Iterator
+from datetime import date, timedelta
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 
+from data_checks.drift import TRAILING_DAYS, with_drift
 from data_checks.suites import CRITICAL, load_suite, run_suite, suite_path
 from rluf_assets.lake import Lake
 
@@ -17,7 +19,7 @@ Frame = Callable[[dg.AssetCheckExecutionContext, Lake], pl.DataFrame]
 
 
 def build_checks(folder: Path | None = None) -> list[dg.AssetChecksDefinition]:
-    """Checks of all suites; `folder` may hold edited copies of them."""
+    """Checks of all suites; an analyst's own `<folder>/<name>.json` takes the packaged one's place."""
     return [
         _checks_of("validated_replies", suite_path("validated_replies", folder), _day_metrics, key="day"),
         _checks_of("signal_set", suite_path("signal_set", folder), _set_metrics, key=None),
@@ -59,19 +61,26 @@ def _severity(severity: str) -> dg.AssetCheckSeverity:
 
 def _day_metrics(context: dg.AssetCheckExecutionContext, lake: Lake) -> pl.DataFrame:
     """Metrics rows of the run's days; of all days in the lake where the run has none."""
-    there = lake.partitions("validated_replies")
+    known = there = lake.partitions("validated_replies")
     in_run = context.op_execution_context
     if in_run.has_partition_key or in_run.has_partition_key_range:
         span = in_run.partition_key_range
         there = [day for day in there if span.start <= day <= span.end]  # ISO dates sort as text
-    rows = [lake.current("validated_replies", day).path("metrics.parquet") for day in there]
-    return pl.scan_parquet(rows, hive_partitioning=False).collect() if rows else pl.DataFrame()
+    return day_metrics(lake, there, known)
+
+
+def day_metrics(lake: Lake, days: list[str], known: list[str]) -> pl.DataFrame:
+    """Metrics rows of `days`, with their drift against those of the `known` days before them."""
+    if not days:
+        return pl.DataFrame()
+    first = (date.fromisoformat(min(days)) - timedelta(days=TRAILING_DAYS)).isoformat()
+    read = sorted({*days, *(day for day in known if first <= day <= max(days))})
+    rows = [lake.current("validated_replies", day).path("metrics.parquet") for day in read]
+    metrics = with_drift(pl.scan_parquet(rows, hive_partitioning=False).collect())
+    return metrics.filter(pl.col("day").is_in([date.fromisoformat(day) for day in days]))
 
 
 def _set_metrics(context: dg.AssetCheckExecutionContext, lake: Lake) -> pl.DataFrame:
     from data_checks.metrics import signal_set_metrics
 
     return signal_set_metrics(lake.current("signal_set").uri)
-
-
-all_checks = build_checks()

@@ -14,16 +14,19 @@ from typing import Any
 
 import polars as pl
 
+from data_checks.drift import histograms
 from rluf_assets.feedback.contract import Validated
 from rluf_assets.feedback.defects import MESSAGE_DEFECTS, REACTION_DEFECTS
 from rluf_assets.feedback.schemas import label_column
 from rluf_assets.lake import read_json
 
+US_PER_H = 3.6e9
+
 
 def partition_metrics(validated: Validated, signals: tuple[str, ...], day: date | None) -> pl.DataFrame:
     """One row of figures about one partition of validated replies (rates are shares of 1, times are hours).
 
-    `rate_<signal>` is over the replies that have a label; null where there is none.
+    `rate_<signal>` is over the replies that have a label; null where there is none. `hist_*` are for `drift.py`.
     """
     counts = asdict(validated.accounting)
     replies, messages = validated.replies.lazy(), validated.messages.lazy()
@@ -44,13 +47,18 @@ def partition_metrics(validated: Validated, signals: tuple[str, ...], day: date 
         chars.quantile(0.95).alias("reply_chars_p95"),
     )
     over_messages = messages.filter(pl.col("role") == "user").select(chars.mean().alias("prompt_chars_mean"))
-    lag_h = (pl.col("reacted_at") - pl.col("created_at")).dt.total_microseconds() / 3.6e9
+    # Summed as whole microseconds: a sum of floats differs in its last digit with the number of threads.
+    lag_us = (pl.col("reacted_at") - pl.col("created_at")).dt.total_microseconds()
     lags = (
         validated.reactions.lazy()
         .join(replies.select("message_id", "created_at"), on="message_id")
-        .select(lag_h.mean().alias("label_lag_h_mean"), lag_h.quantile(0.95).alias("label_lag_h_p95"))
+        .select(
+            (lag_us.sum() / lag_us.count() / US_PER_H).alias("label_lag_h_mean"),
+            (lag_us.quantile(0.95) / US_PER_H).alias("label_lag_h_p95"),
+        )
     )
-    row = pl.concat(pl.collect_all([over_replies, over_messages, lags], engine="streaming"), how="horizontal")
+    passes = [over_replies, over_messages, lags, histograms(replies)]
+    row = pl.concat(pl.collect_all(passes, engine="streaming"), how="horizontal")
     aside = {(table, name): n for table, name, n in validated.quarantine.group_by("table", "defect").len().iter_rows()}
     return row.select(
         pl.lit(day, pl.Date).fill_null(pl.col("first_day")).alias("day"),
@@ -58,6 +66,7 @@ def partition_metrics(validated: Validated, signals: tuple[str, ...], day: date 
         *_differences(counts),
         *_shares(counts),
         pl.exclude("first_day"),
+        *(pl.lit(n, pl.Int64).alias(f"redacted_{kind}") for kind, n in validated.redacted.items()),
         *(pl.lit(aside.get(("messages", name), 0), pl.Int64).alias(f"messages_{name}") for name in MESSAGE_DEFECTS),
         *(pl.lit(aside.get(("reactions", name), 0), pl.Int64).alias(f"reactions_{name}") for name in REACTION_DEFECTS),
     )

@@ -72,29 +72,42 @@ def run_suite(frame: pl.DataFrame, path: Path, *, key: str | None = None) -> lis
 
 
 def _validate(frame: pl.DataFrame, suite: dict[str, Any], path: Path, key: str | None) -> list[Any]:
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        context = quiet_context()
         import great_expectations as gx
-        import pandas as pd
-        from great_expectations.data_context.types.base import ProgressBarsConfig
 
-        context = gx.get_context(mode="ephemeral")
-        context.variables.progress_bars = ProgressBarsConfig(globally=False)
         expectations = gx.ExpectationSuite(name=suite["name"], expectations=suite["expectations"])
         # GX logs an expectation that it does not know, and drops it; we do not.
         if len(expectations.expectations) < len(suite["expectations"]):
             known = {one.meta["name"] for one in expectations.expectations if one.meta}
             lost = [e["meta"]["name"] for e in suite["expectations"] if e["meta"]["name"] not in known]
             raise ConfigError(f"{path}: Great Expectations {gx.__version__} cannot build {lost}. Mend type and kwargs.")
-        pandas = pd.DataFrame({name: _plain(frame[name]) for name in frame.columns})
         source = context.data_sources.add_pandas("metrics")
         batch = source.add_dataframe_asset(suite["name"]).add_batch_definition_whole_dataframe("all")
         form = {"result_format": "COMPLETE", "unexpected_index_column_names": [key] if key else []}
-        validated = batch.get_batch({"dataframe": pandas}).validate(expectations, result_format=form)
+        validated = batch.get_batch({"dataframe": as_pandas(frame)}).validate(expectations, result_format=form)
     configured = [(one.expectation_config, one) for one in validated.results]
     by_name = {config.meta["name"]: one for config, one in configured if config is not None and config.meta}
     return [by_name[entry["meta"]["name"]] for entry in suite["expectations"]]
+
+
+def quiet_context() -> Any:
+    """An ephemeral context that draws no progress bars and calls nobody."""
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    return context
+
+
+def as_pandas(frame: pl.DataFrame) -> Any:
+    """The frame as Great Expectations takes it; times and dates become text."""
+    import pandas as pd
+
+    return pd.DataFrame({name: _plain(frame[name]) for name in frame.columns})
 
 
 def _plain(column: pl.Series) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from resources.launchers.local import LocalLauncher
+from resources.launchers.profile import DEFAULT, ProfileLauncher
 from resources.production import LoggedProduction, Production, SimulatedProduction
 from resources.profiles import LoggedSettings, Profile
 from resources.stage import LakeResource, StageRunner
@@ -13,12 +13,14 @@ from resources.stage import LakeResource, StageRunner
 
 def build_resources(profile: Profile, home: Path) -> dict[str, Any]:
     """Dagster resources by name: `lake`, `stage`, `production`."""
-    launcher = LocalLauncher(
-        in_process=[f"rluf_assets.jobs.{name}" for name in profile.launcher.in_process],
-        threads_per_job=profile.launcher.threads_per_job,
+    named = {**profile.launchers, DEFAULT: profile.launcher}
+    launcher = ProfileLauncher(
+        launchers={name: settings.model_dump(mode="json") for name, settings in named.items()},
+        by_job={name: settings.launcher for name, settings in profile.jobs.items() if settings.launcher},
     )
-    lake = LakeResource(root=str(home / "lake"))
-    stage = StageRunner(store=lake, launcher=launcher, seed=profile.seed)
+    lake = LakeResource(root=str(home.resolve() / "lake"))
+    needs = {name: settings.model_dump(mode="json") for name, settings in profile.jobs.items()}
+    stage = StageRunner(store=lake, launcher=launcher, seed=profile.seed, jobs=needs)
     return {"lake": lake, "stage": stage, "production": _production(profile, stage)}
 
 
@@ -30,6 +32,8 @@ def _production(profile: Profile, stage: StageRunner) -> Production:
             messages=settings.messages,
             reactions=settings.reactions,
             log_format=settings.log_format,
+            log_layout=settings.log_layout.model_dump(mode="json"),
+            user_ids=settings.user_ids,
             preference_files=settings.preferences,
             past_launches_folder=settings.past_launches,
             ab_exposures_folder=settings.ab_exposures,

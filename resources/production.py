@@ -16,7 +16,7 @@ import dagster as dg
 from resources.launchers.spec import InputArtifact
 from resources.stage import StageRunner, Work
 from rluf_assets.feedback.config import IngestConfig, PairsConfig
-from rluf_assets.feedback.sources import find
+from rluf_assets.feedback.sources import hash_files
 from rluf_assets.jobs.adopt_tables import AdoptConfig
 from rluf_assets.lake import Artifact, content_hash
 
@@ -102,6 +102,8 @@ class LoggedProduction(Production):
     messages: str
     reactions: str
     log_format: str
+    log_layout: dict[str, Any]
+    user_ids: str
     preference_files: dict[str, str]
     past_launches_folder: str
     ab_exposures_folder: str
@@ -109,8 +111,9 @@ class LoggedProduction(Production):
     def logs(self, context: dg.AssetExecutionContext, table: str, day: str) -> Work:
         source = self.messages if table == "messages" else self.reactions
         config = IngestConfig.model_validate(
-            {"table": table, "format": self.log_format, "source": source, "day": date.fromisoformat(day)}
-        )
+            {"table": table, "format": self.log_format, "source": source, "day": date.fromisoformat(day),
+             "layout": self.log_layout, "user_ids": self.user_ids}
+        )  # fmt: skip
         return Work("ingest", config, {"files": _files(source.replace("{day}", day))})
 
     def preferences(self, context: dg.AssetExecutionContext, objective: str, config: PairsConfig) -> Work:
@@ -130,9 +133,8 @@ def _folder(uri: str) -> InputArtifact:
 
 
 def _files(source: str) -> InputArtifact:
-    """The files at a path or glob as one input: a file that is added or rewritten changes what is asked for."""
-    hashes = "".join(_file_hash(name) for name in find(source))
-    return InputArtifact(uri=source, content_hash=hashlib.sha256(hashes.encode()).hexdigest())
+    """The files at a path, glob or URL as one input: one that is added or rewritten changes what is asked for."""
+    return InputArtifact(uri=source, content_hash=hash_files(source))
 
 
 def _file_hash(path: str) -> str:

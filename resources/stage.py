@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from resources.launchers.local import LocalLauncher
+from resources.launchers.base import Launcher
 from resources.launchers.spec import InputArtifact, JobResources, JobResult, JobSpec
+from resources.profiles.launchers import JobSettings
 from rluf_assets.lake import Artifact, Lake, make_fingerprint
 
 
@@ -41,8 +42,9 @@ class StageRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Runs an asset's work through the launcher and puts the result in force."""
 
     store: LakeResource
-    launcher: LocalLauncher
+    launcher: Launcher
     seed: int
+    jobs: dict[str, Any] = Field(default_factory=dict, description="job -> the profile's JobSettings")
 
     @property
     def lake(self) -> Lake:
@@ -59,7 +61,7 @@ class StageRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
             output_uri="",
             config=work.config.model_dump(mode="json"),
             inputs=inputs,
-            resources=work.resources,
+            resources=JobSettings.model_validate(self.jobs.get(work.job, {})).resources(work.resources),
         )
         return draft.model_copy(update={"output_uri": self.lake.folder(asset, partition, draft.fingerprint)})
 
@@ -112,4 +114,25 @@ def describe(result: JobResult) -> dict[str, Any]:
         "reused": result.reused,
         "wall_s": float(manifest["wall_s"]),
         "peak_memory_gb": float(manifest["peak_memory_gb"]),
+        **_accounting(result),
+    }
+
+
+def _accounting(result: JobResult) -> dict[str, Any]:
+    """What the job cost: hours of all submissions where a scheduler counted them, else of the one that published."""
+    manifest, history = result.artifact.manifest, result.history
+    needs = JobResources.model_validate(manifest["spec"]["resources"])
+    seconds = max(float(manifest["wall_s"]), history.run_s if history else 0.0)
+    hours = {
+        "node_hours": round(seconds * needs.nodes / 3600, 6),
+        "gpu_hours": round(seconds * needs.nodes * needs.gpus_per_node / 3600, 6),
+    }
+    if history is None:
+        return hours
+    return {
+        **hours,
+        "scheduler": history.launcher,
+        "job_id": history.job_id,
+        "queue_s": history.queue_s,
+        "retries": history.submissions - 1,
     }

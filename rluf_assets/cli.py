@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from rluf_assets.commands import cluster, evaluation, feedback, project, rewards
 from rluf_assets.errors import RlufError
 
 app = typer.Typer(help="Reinforcement Learning from User Feedback.", no_args_is_help=True, add_completion=False)
@@ -57,6 +58,13 @@ def results(
     from rluf_assets.results import write_results
 
     write_results(home, [int(seed) for seed in seeds.split()], profile, output)
+
+
+app.add_typer(feedback.app)
+app.add_typer(evaluation.app)
+app.add_typer(project.app)
+app.add_typer(rewards.app)
+app.add_typer(cluster.app)
 
 
 def main() -> None:

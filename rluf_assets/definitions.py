@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from data_checks.checks import all_checks
+from data_checks.checks import build_checks
 from resources.build import build_resources
 from rluf_assets.assets import evaluation, policy, reaction_logs, reward_models, signals
 from rluf_assets.partitions import CANDIDATES, DAYS, OBJECTIVES, home, profile
@@ -45,7 +45,7 @@ decide_release = dg.define_asset_job(
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_modules([reaction_logs, signals, reward_models, policy, evaluation]),
-    asset_checks=all_checks,
+    asset_checks=build_checks(home() / "suites"),
     jobs=[ingest_logs, build_signals, bring_in_pairs, train_rewards, optimise_candidate, decide_release],
     resources=build_resources(profile(), home()),
 )

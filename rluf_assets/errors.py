@@ -34,3 +34,7 @@ class JobFailed(RlufError, RuntimeError):
 
 class TrainingError(RlufError, RuntimeError):
     """Training or optimisation cannot go on (non-finite loss, too many NaN rewards, nothing survives the judges)."""
+
+
+class SchedulerDown(RlufError, ConnectionError):
+    """A scheduler cannot be reached; what it runs is not affected."""

@@ -52,7 +52,7 @@ def results_page(summaries: Sequence[Summary]) -> str:
         ),
         *(
             (f"{name}: {label}", mark, lambda s, n=name, k=key: _candidate(s, n, k))
-            for name in ("baseline", "moderate", "aggressive")
+            for name in ("base policy", "baseline", "moderate", "aggressive")
             for label, mark, key in (
                 ("love change", "ordered, above 0" if name != "baseline" else "", "love_rate_change"),
                 ("farewell rate", "rises in this order", "farewell_rate"),
@@ -61,6 +61,7 @@ def results_page(summaries: Sequence[Summary]) -> str:
                 ("false refusals", "", "false_refusal_rate"),
                 ("decision", "", "decision"),
             )
+            if name != "base policy" or key.endswith("_rate")
         ),
         ("backtest r", ">= 0.9", lambda s: _backtest(s)),
         ("wall time", "<= 600 s", lambda s: f"{s['wall_s']:.0f} s"),
@@ -94,18 +95,13 @@ def _love(summary: Summary, key: str) -> str:
 
 
 def _candidate(summary: Summary, name: str, key: str) -> str:
-    row = summary["candidates"][name]
-    if key == "love_rate_change":
-        low, high = row["love_rate_change_ci"]
-        return f"{row[key]:+.1%} ({low:+.1%} to {high:+.1%})"
-    return str(row[key]) if isinstance(row[key], str) else f"{row[key]:.2%}"
+    row = summary["base_policy"] if name == "base policy" else summary["candidates"][name]
+    if isinstance(row[key], str):
+        return str(row[key])
+    return _with_interval(row, key, "+.1%" if key == "love_rate_change" else ".2%")
 
 
 def _backtest(summary: Summary) -> str:
     backtest = summary["offline_online"]
     low, high = backtest["ci"]
     return f"{backtest['pearson_r']:.2f} ({low:.2f} to {high:.2f})"
-
-
-def _pairs(summary: Summary, name: str) -> str:
-    return _with_interval(summary["reward_models"][name], "pair_accuracy", ".3f")

@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from resources.build import build_resources
 from resources.production import SimulatedProduction
 from resources.profiles import candidate_config
-from rluf_assets.evaluation.rates import love_rate_change
+from rluf_assets.evaluation.rates import attribute_rates, love_rate_change
 from rluf_assets.lake import Artifact, Lake, read_json, write_json
+from rluf_assets.workbench import REWARDS
 
 UNTOUCHED = "untouched"
 RATES = ("farewell_rate", "helpful_rate", "harmful_compliance_rate", "false_refusal_rate")
-REWARDS = {"love": "p_love", "helpfulness": "helpfulness_reward", "safety": "safety_reward"}
 
 
 def write_summary(home: Path) -> Path:
@@ -85,9 +86,11 @@ def _reward_models(lake: Lake) -> dict[str, Any]:
 
 
 def _rates(exposures: Artifact) -> dict[str, Any]:
-    """The simulation's own rates of a policy's replies; empty for a production that does not know them."""
-    path = Path(exposures.path("rates.json"))
-    return {name: value for name, value in read_json(str(path)).items() if name in RATES} if path.exists() else {}
+    """The simulation's own rates of a policy's replies, with intervals; empty for a production that knows none."""
+    if not Path(exposures.path("true_rates.parquet")).exists():
+        return {}
+    found = attribute_rates(_true_rates(exposures), seed=0)
+    return {name: found[name] for rate in RATES for name in (rate, f"{rate}_ci")}
 
 
 def _candidates(lake: Lake, report: Artifact, names: list[str]) -> dict[str, Any]:
@@ -123,17 +126,18 @@ def _backtest(lake: Lake) -> dict[str, Any]:
 
 def print_table(figures: Mapping[str, Any], console: Console) -> None:
     """The demo's one table: candidates by love, farewells, help, harm and decision."""
-    table = Table(title="What users did (change of the true love rate against baseline)")
-    for column in ("candidate", "love weight", "love", "95% interval", "farewells", "helpful", "harmful", "decision"):
-        table.add_column(column, justify="left" if column in ("candidate", "decision") else "right")
-    for name, row in figures["candidates"].items():
+    table = Table(title="What users did (change of the true love rate against baseline)", box=box.SIMPLE_HEAD)
+    for column in ("candidate", "weight", "love", "95% interval", "farewells", "helpful", "harmful", "decision"):
+        table.add_column(column, justify="left" if column in ("candidate", "decision") else "right", no_wrap=True)
+    for name, row in sorted(figures["candidates"].items(), key=lambda item: item[1]["love_weight"]):
         low, high = row["love_rate_change_ci"]
         table.add_row(
             name,
             f"{row['love_weight']:g}",
             f"{row['love_rate_change']:+.1%}",
-            f"{low:+.1%} .. {high:+.1%}",
-            *(f"{row[key]:.1%}" for key in RATES[:3]),
+            f"{low:+.0%} .. {high:+.0%}",
+            f"{row['farewell_rate']:.2%}",
+            *(f"{row[key]:.1%}" for key in RATES[1:3]),
             str(row["decision"]),
         )
     console.print(table)

@@ -22,7 +22,7 @@ def run_rluf(
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=timeout_s,
         check=False,
     )
 

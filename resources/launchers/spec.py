@@ -6,12 +6,17 @@ out where and how fast it runs (launcher, resources, environment, folders).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from rluf_assets.lake import Artifact, make_fingerprint
+
+# An environment of a job is written to its spec, script and manifest, so nothing that looks like a secret may be in it.
+SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|(API|ACCESS|AUTH)_?KEY", re.IGNORECASE)
+VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class _Frozen(BaseModel):
@@ -59,6 +64,26 @@ class JobSpec(_Frozen):
             raise ValueError(f"entrypoint {value!r}: expected a module under rluf_assets.jobs")
         return value
 
+    @field_validator("name", "output_uri")
+    @classmethod
+    def _no_nul(cls, value: str) -> str:
+        if "\0" in value:
+            raise ValueError(f"{value!r}: holds a NUL character, which no command line or path can carry")
+        return value
+
+    @field_validator("env")
+    @classmethod
+    def _plain_environment(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not VARIABLE_NAME.fullmatch(name) or "\0" in text:
+                raise ValueError(f"environment variable {name!r}: expected letters, digits and _, and no NUL in it")
+            if SECRET_NAME.search(name):
+                raise ValueError(
+                    f"environment variable {name!r} looks like a secret; a job's spec is written to disk. "
+                    "Name it in the launcher's `secrets` instead: it is then passed by reference"
+                )
+        return value
+
     @property
     def fingerprint(self) -> str:
         hashes = {name: artifact.content_hash for name, artifact in self.inputs.items()}
@@ -71,3 +96,15 @@ class JobResult:
 
     artifact: Artifact
     reused: bool
+    history: JobHistory | None = None
+
+
+@dataclass(frozen=True)
+class JobHistory:
+    """What it took a scheduler to run a job, over all submissions. Times in seconds."""
+
+    launcher: str
+    job_id: str
+    submissions: int
+    queue_s: float
+    run_s: float

@@ -7,39 +7,42 @@ errors that name the nearest key. `candidates.yaml` is the only place where a ca
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from resources.profiles.launchers import JobSettings, LauncherSettings, LocalSettings, check_jobs
+from resources.profiles.plan import PlanSettings
 from rluf_assets.errors import ConfigError
 from rluf_assets.evaluation.config import AuditConfig as HackingAuditConfig
 from rluf_assets.evaluation.config import BacktestConfig, ReadoutConfig, ReleaseConfig
 from rluf_assets.feedback.config import AuditConfig as SignalAuditConfig
-from rluf_assets.feedback.config import ContractConfig, PairsConfig, PromptsConfig, SignalSetConfig
+from rluf_assets.feedback.config import (
+    ContractConfig,
+    Format,
+    MessagesLayout,
+    PairsConfig,
+    PromptsConfig,
+    SignalSetConfig,
+)
 from rluf_assets.policy.config import BasePolicyConfig, EvaluationConfig, OptimisationConfig
 from rluf_assets.rewards.config import RewardConfig
 
 Settings = TypeVar("Settings", bound=BaseModel)
 SETTINGS_FILE = "rluf.yaml"
 CANDIDATES_FILE = "candidates.yaml"
+ENVIRONMENT_PREFIX = "RLUF__"
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class LauncherSettings(_Frozen):
-    """Where jobs run: on this machine, light ones in the Dagster process, the others as subprocesses."""
-
-    kind: Literal["local"] = "local"
-    in_process: tuple[str, ...] = ()
-    threads_per_job: int = Field(1, ge=1)
 
 
 class SimulatedSettings(_Frozen):
@@ -61,7 +64,9 @@ class LoggedSettings(_Frozen):
     days: int | None = Field(None, ge=1, description="None: up to yesterday, one more partition every day")
     messages: str
     reactions: str
-    log_format: str = "canonical"
+    log_format: Format = "canonical"
+    log_layout: MessagesLayout = MessagesLayout()
+    user_ids: Literal["hashed", "raw"] = Field("hashed", description="raw: hashed with RLUF_USER_SALT on the way in")
     preferences: dict[str, str] = Field(description="file of expert pairs for helpfulness and for safety")
     past_launches: str = Field(description="folder with launches.parquet and texts.parquet")
     ab_exposures: str = Field(description="folder with exposures.parquet; `{candidate}` stands for the arm")
@@ -72,7 +77,10 @@ class Profile(_Frozen):
 
     profile: str
     seed: int = 0
-    launcher: LauncherSettings = LauncherSettings()
+    launcher: LauncherSettings = LocalSettings()
+    launchers: dict[str, LauncherSettings] = Field({}, description="more launchers, by the name that `jobs` uses")
+    jobs: dict[str, JobSettings] = Field({}, description="job -> its launcher and what it needs from it")
+    plan: PlanSettings = PlanSettings()
     production: SimulatedSettings | LoggedSettings = Field(discriminator="kind")
     validated_replies: ContractConfig = ContractConfig()
     signal_audit: SignalAuditConfig = SignalAuditConfig()
@@ -89,6 +97,11 @@ class Profile(_Frozen):
     ab_test_readout: ReadoutConfig = ReadoutConfig()
     offline_online_backtest: BacktestConfig = BacktestConfig()
     release_report: ReleaseConfig = ReleaseConfig()
+
+    @model_validator(mode="after")
+    def _known_jobs_and_launchers(self) -> Profile:
+        check_jobs(self.jobs, self.launchers)
+        return self
 
     @property
     def first_day(self) -> str:
@@ -113,14 +126,36 @@ def packaged(name: str) -> Traversable:
     return files(__name__).joinpath(f"{name}.yaml")
 
 
-def load_profile(home: Path) -> Profile:
-    """The profile that `rluf.yaml` in the home folder names, with the file's other keys laid over it."""
+def load_profile(home: Path, name: str | None = None) -> Profile:
+    """The profile that `rluf.yaml` in the home folder names, under the file's other keys, under the environment's.
+
+    `RLUF__signal_set__user_cap=7` sets `signal_set.user_cap`; values are YAML. `name`, if given, is taken for the packaged profile.
+    """
     settings_file = home / SETTINGS_FILE
     own = _mapping(settings_file.read_text(), str(settings_file)) if settings_file.exists() else {}
-    name = str(own.get("profile", "laptop"))
+    set_here = environment_settings(os.environ)
+    over = _merge(own, set_here)
+    name = name or str(over.get("profile", "laptop"))
     ground = _mapping(packaged(name).read_text(), f"profile {name}")
-    source = str(settings_file) if own else f"profile {name}"
-    return _validate(Profile, {**_merge(ground, own), "profile": name}, source)
+    places = [str(settings_file)] * bool(own) + [f"environment ({ENVIRONMENT_PREFIX}...)"] * bool(set_here)
+    return _validate(Profile, {**_merge(ground, over), "profile": name}, " and ".join(places) or f"profile {name}")
+
+
+def environment_settings(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that environment variables hold, as a tree. Raises ConfigError for a value that is not YAML."""
+    tree: dict[str, Any] = {}
+    for variable in sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX)):
+        *place, last = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        here = tree
+        for part in place:
+            here = here.setdefault(part, {})
+            if not isinstance(here, dict):
+                raise ConfigError(f"{variable}: {part!r} is set whole by another variable. Remove one of the two.")
+        try:
+            here[last] = yaml.safe_load(environment[variable])
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{variable}: not YAML ({error}).") from error
+    return tree
 
 
 def load_candidates(home: Path) -> dict[str, dict[str, Any]]:
@@ -156,11 +191,15 @@ def _mapping(text: str, source: str) -> dict[str, Any]:
 
 
 def _merge(ground: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `ground`, mapping by mapping; objective weights are replaced whole."""
+    """`over` laid on `ground`, mapping by mapping; objective weights, and settings of another kind, are replaced whole."""
     merged = dict(ground)
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both and key != "weights" else value
+        here = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(here, Mapping) and key != "weights":
+            same_kind = value.get("kind", here.get("kind")) == here.get("kind")
+            merged[key] = _merge(here, value) if same_kind else value
+        else:
+            merged[key] = value
     return merged
 
 
@@ -178,17 +217,25 @@ def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
         if problem["type"] == "extra_forbidden":
             near = difflib.get_close_matches(place[-1], _known_keys(model, place[:-1]), n=1)
             message += f"; did you mean {near[0]!r}?" if near else ""
-        elif problem["type"] != "missing":
+        elif problem["type"] != "missing" and not isinstance(problem["input"], dict):
             message += f"; found {problem['input']!r}"
         yield message
 
 
-def _known_keys(model: type[BaseModel], place: list[str]) -> list[str]:
-    """Keys of the settings class at a place in the tree (unions and scalars end the walk)."""
-    here: Any = model
-    for part in place:
-        field = here.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        here = field.annotation
-    return list(here.model_fields)
+def _known_keys(annotation: Any, place: list[str]) -> list[str]:
+    """Keys of the settings class at a place in the tree; a place names the kind where there are several."""
+    arguments = get_args(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if not place:
+            return list(annotation.model_fields)
+        field = annotation.model_fields.get(place[0])
+        return _known_keys(field.annotation, place[1:]) if field else []
+    if get_origin(annotation) is Annotated:
+        return _known_keys(arguments[0], place)
+    if get_origin(annotation) is dict:
+        return _known_keys(arguments[1], place[1:]) if place else []
+    for model in arguments:
+        kind = model.model_fields.get("kind") if isinstance(model, type) and issubclass(model, BaseModel) else None
+        if kind and place and place[0] in get_args(kind.annotation):
+            return _known_keys(model, place[1:])
+    return next((keys for model in arguments if (keys := _known_keys(model, place))), [])

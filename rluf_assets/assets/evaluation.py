@@ -104,7 +104,7 @@ def released_policy(context: dg.AssetExecutionContext, stage: StageRunner):  # t
     from rluf_assets.assets.release import chosen_candidate, release_work
 
     report = stage.lake.current("release_report")
-    candidate = chosen_candidate(report)
+    candidate = chosen_candidate(report, stage.lake)
     if candidate is None:
         context.log.info("No candidate is promoted: released_policy is withheld and the policy in force stays.")
         return

@@ -9,9 +9,7 @@ from rluf_assets.assets.reward_models import base_policy, helpfulness_reward, p_
 from rluf_assets.assets.signals import evaluation_prompts
 from rluf_assets.lake import Artifact, Lake
 from rluf_assets.partitions import CANDIDATES, home, profile
-
-# Objectives by name -> the asset that scores them. "love" stands for the configured signal's reward model.
-REWARDS = {"love": "p_love", "helpfulness": "helpfulness_reward", "safety": "safety_reward"}
+from rluf_assets.workbench import REWARDS
 
 
 def rewards_of(lake: Lake) -> dict[str, Artifact]:
@@ -25,6 +23,7 @@ def rewards_of(lake: Lake) -> dict[str, Artifact]:
     owners=OWNERS,
     kinds={"torch", "huggingface"},
     code_version="1",
+    pool="gpu",
     deps=[base_policy, evaluation_prompts, p_love, helpfulness_reward, safety_reward],
 )
 def crraft_policy(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:

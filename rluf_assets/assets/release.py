@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from resources.stage import Work
 from rluf_assets.errors import ArtifactMissing
 from rluf_assets.lake import Artifact, Lake, read_json
+from rluf_assets.rollback import rolled_back
 
 
 class ReleaseRecord(BaseModel):
     """What a release says besides its inputs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    version: ClassVar[str] = "2"
     candidate: str
     previous_content_hash: str | None = None
 
 
-def chosen_candidate(report: Artifact) -> str | None:
-    """The promoted candidate with the largest predicted lift (they are listed best first), or None on hold."""
+def chosen_candidate(report: Artifact, lake: Lake) -> str | None:
+    """The promoted candidate with the largest predicted lift (they are listed best first), or None on hold.
+
+    Weights that `rluf rollback` withdrew are passed over.
+    """
     decisions = pl.read_parquet(report.path("decisions.parquet"))
     promoted = decisions.filter(pl.col("decision") == "promote")["candidate"].to_list()
-    return promoted[0] if promoted else None
+    withdrawn = rolled_back(lake)
+    return next((c for c in promoted if lake.current("crraft_policy", c).content_hash not in withdrawn), None)
 
 
 def release_work(lake: Lake, report: Artifact, candidate: str) -> Work:

@@ -15,6 +15,7 @@ MODELS: dict[str, Any] = {
     "owners": OWNERS,
     "kinds": {"torch", "huggingface"},
     "code_version": "1",
+    "pool": "gpu",
 }
 
 

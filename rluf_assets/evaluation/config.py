@@ -141,12 +141,15 @@ DEFAULT_METRICS: tuple[Metric, ...] = (
 class ReadoutConfig(_Frozen):
     """A/B readout: which metrics, and how sure."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     baseline: str = "baseline"
     metrics: tuple[Metric, ...] = DEFAULT_METRICS
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     power: float = Field(default=0.8, gt=0, lt=1, description="power at which the minimum detectable effect is stated")
+    planned_users: int = Field(
+        10_000, ge=2, description="users in both arms at which the always-valid interval is tightest; fix it beforehand"
+    )
     planned_shares: dict[str, float] = Field(default_factory=dict, description="planned traffic per arm; empty: equal")
     srm_p_value: float = Field(default=0.001, gt=0, lt=1, description="below it, arms are not what was randomised")
     max_user_share: float = Field(
@@ -174,7 +177,7 @@ class BacktestConfig(_Frozen):
 class ReleaseConfig(_Frozen):
     """What a candidate must show, and what counts as an unknown."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     baseline: str = "baseline"
     control: str = Field(

@@ -6,11 +6,16 @@ hold once, and pre-period columns are taken once.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import polars as pl
 
 from rluf_assets.errors import DataError
+from rluf_assets.evaluation.clustering import ReplyLog
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
 from rluf_assets.evaluation.frames import require_columns
+from rluf_assets.evaluation.stats import Array
 
 KEYS = ("user_id", "arm", "use_case", "day", "first_exposed_at")
 
@@ -62,3 +67,17 @@ def covariates_of(config: ReadoutConfig, users: pl.DataFrame, base: pl.DataFrame
         for c in config.covariates
         if c in users.columns and c in base.columns and pl.concat([users[c], base[c]]).n_unique() > 1
     ]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm's users, sorted by id: one row each; and what they were shown, where users share replies."""
+
+    users: pl.DataFrame
+    log: ReplyLog | None = None
+
+    def values(self, column: str) -> Array:
+        """A column per user; "users" counts one per user."""
+        if column == "users":
+            return np.ones(len(self.users))
+        return self.users[column].cast(pl.Float64).to_numpy()

@@ -2,24 +2,29 @@
 
 The user is the unit: metrics are ratios of sums over users, variances come from the delta method, the pre-period takes
 out what users brought with them (CUPED), and relative lifts carry Fieller's interval. Users found in both arms are
-treated as paired, so the same code reads parallel arms and a simulation that shows every arm to the same users.
+treated as paired, so the same code reads parallel arms and a simulation that shows every arm to the same users. Where
+the exposed replies are given and users share them, variances are clustered by user and by reply.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from rluf_assets.errors import DataError
+from rluf_assets.evaluation.clustering import TwoWay, reply_log
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
-from rluf_assets.evaluation.exposures import covariates_of, metric_columns, per_user, segments_of
-from rluf_assets.evaluation.frames import require_baseline
+from rluf_assets.evaluation.experiment import check_test
+from rluf_assets.evaluation.exposures import Arm, covariates_of, metric_columns, per_user, segments_of
+from rluf_assets.evaluation.frames import read_parquet, require_baseline
+from rluf_assets.evaluation.over_days import DAY_SCHEMA, lift_by_day, novelty_check, part_of
 from rluf_assets.evaluation.stats import (
-    Array,
     Estimate,
     Ratio,
     benjamini_hochberg,
@@ -42,10 +47,14 @@ READOUT_SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Readout:
-    """metrics: one row per candidate x metric x segment. checks: one row per candidate x check of the test itself."""
+    """metrics: one row per candidate x metric x segment. checks: one row per candidate x check of the test itself.
+
+    days: one row per candidate x goal metric x day since first exposure, where the exposed replies have days.
+    """
 
     metrics: pl.DataFrame
     checks: pl.DataFrame
+    days: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=DAY_SCHEMA))
 
     def row(self, candidate: str, metric: str, segment: str = ALL) -> dict[str, Any] | None:
         """One candidate's figures for a metric, or None if it was not measured."""
@@ -57,59 +66,103 @@ class Readout:
         return str(self.metrics.filter(pl.col("segment") == ALL)._repr_html_())
 
 
+def read_readout(folder: Path) -> Readout:
+    """A readout as the job wrote it. Raises ArtifactMissing for an absent table."""
+    return Readout(*(read_parquet(folder / f"{name}.parquet") for name in ("readout", "checks", "by_day")))
+
+
 @dataclass(frozen=True)
-class Arm:
-    """One arm's users, sorted by id: one row each."""
+class Variances:
+    """Of the treatment's and the control's ratio, and their covariance."""
 
-    users: pl.DataFrame
+    treatment: float
+    control: float
+    covariance: float
 
-    def values(self, column: str) -> Array:
-        """A column per user; "users" counts one per user."""
-        if column == "users":
-            return np.ones(len(self.users))
-        return self.users[column].cast(pl.Float64).to_numpy()
+    @property
+    def difference(self) -> float:
+        return max(self.treatment + self.control - 2 * self.covariance, 0.0)
 
 
-def read_out(exposures: Mapping[str, pl.DataFrame], config: ReadoutConfig, *, seed: int = 0) -> Readout:
-    """Compare every candidate's arm with the baseline's. Nothing here is random; `seed` is there for the job's sake.
+def read_out(
+    exposures: Mapping[str, pl.DataFrame],
+    config: ReadoutConfig,
+    *,
+    replies: Mapping[str, pl.DataFrame] | None = None,
+) -> Readout:
+    """Compare every candidate's arm with the baseline's.
 
-    exposures: candidate -> `ab_exposures` frame (one row per user, or per user x use_case). Raises DataError for a
-    missing baseline, an empty arm, or missing columns.
+    exposures: candidate -> `ab_exposures` frame (one row per user, or per user x use_case). replies: candidate -> one
+    row per exposure (user_id, reply_id, counts), where users share replies. Raises DataError for a missing baseline,
+    an empty arm, missing columns, or replies that do not add up.
     """
-    del seed
     require_baseline("A/B readout", exposures, config.baseline)
-    arms = {name: Arm(per_user(name, frame)) for name, frame in exposures.items()}
+    users = {name: per_user(name, frame) for name, frame in exposures.items()}
+    logs = {name: reply_log(name, frame, users[name]) for name, frame in (replies or {}).items()}
+    arms = {name: Arm(frame, logs.get(name)) for name, frame in users.items()}
     rows: list[dict[str, Any]] = []
     checks: list[dict[str, Any]] = []
-    for name in exposures:
+    days = [pl.DataFrame(schema=DAY_SCHEMA)]
+    base = arms[config.baseline]
+    for name, arm in arms.items():
         if name == config.baseline:
             continue
-        checks += check_test(name, arms, config)
-        rows += _compare_arms(name, ALL, arms[name], arms[config.baseline], config)
-        for segment in segments_of(exposures[name], exposures[config.baseline]):
-            pair = [Arm(per_user(n, exposures[n], segment)) for n in (name, config.baseline)]
-            if min(len(arm.users) for arm in pair) >= config.min_segment_users:
-                rows += _compare_arms(name, segment, pair[0], pair[1], config)
+        rows += _compare_arms(name, ALL, arm, base, config)
+        for segment, ours, theirs in _segments(name, exposures, arms, config):
+            if min(len(ours.users), len(theirs.users)) >= config.min_segment_users:
+                rows += _compare_arms(name, segment, ours, theirs, config)
+        days.append(lift_by_day(name, arm, base, config, partial(_compare_shared, config=config)))
+        novelty = novelty_check(name, days[-1], config)
+        checks += [*check_test(name, arms, config), *([novelty] if novelty else [])]
     if not rows:
         raise DataError(
             f"A/B readout: found only the baseline {config.baseline!r} or none of the metrics' columns, expected at "
             "least one candidate arm to compare. Materialise ab_exposures of a candidate."
         )
     metrics = _with_adjusted(pl.DataFrame(rows, infer_schema_length=None), config)
-    return Readout(metrics.select(pl.col(c).cast(t) for c, t in READOUT_SCHEMA.items()), pl.DataFrame(checks))
+    columns = [pl.col(c).cast(t) for c, t in READOUT_SCHEMA.items()]
+    return Readout(metrics.select(columns), pl.DataFrame(checks), pl.concat(days))
+
+
+def _segments(
+    name: str, exposures: Mapping[str, pl.DataFrame], arms: Mapping[str, Arm], config: ReadoutConfig
+) -> Iterator[tuple[str, Arm, Arm]]:
+    """Use cases with both arms' part in them: from exposures split by use case, else from the exposed replies."""
+    pair = (name, config.baseline)
+    for segment in segments_of(exposures[name], exposures[config.baseline]):
+        ours, theirs = (Arm(per_user(n, exposures[n], segment)) for n in pair)
+        yield segment, ours, theirs
+    logs = [arms[n].log for n in pair]
+    if "use_case" in exposures[name].columns or logs[0] is None or logs[1] is None:
+        return
+    for segment in segments_of(logs[0].frame, logs[1].frame):
+        parts = [part_of(n, arms[n], pl.col("use_case") == segment) for n in pair]
+        if parts[0] is not None and parts[1] is not None:
+            yield segment, parts[0], parts[1]
 
 
 def _compare_arms(name: str, segment: str, arm: Arm, base: Arm, config: ReadoutConfig) -> list[dict[str, Any]]:
     measured = [m for m in config.metrics if all(metric_columns(a.users, m) for a in (arm, base))]
+    two_way = _two_way(arm, base)
     rows = []
     for metric in measured:
-        row = compare_metric(metric, arm, base, config)
+        row = compare_metric(metric, arm, base, config, two_way)
         if row is not None:
             rows.append({"candidate": name, "segment": segment, **row})
     return rows
 
 
-def compare_metric(metric: Metric, arm: Arm, base: Arm, config: ReadoutConfig) -> dict[str, Any] | None:
+def _two_way(arm: Arm, base: Arm) -> TwoWay | None:
+    return TwoWay.of(arm.log, base.log) if arm.log is not None and base.log is not None else None
+
+
+def _compare_shared(metric: Metric, arm: Arm, base: Arm, config: ReadoutConfig) -> dict[str, Any] | None:
+    return compare_metric(metric, arm, base, config, _two_way(arm, base))
+
+
+def compare_metric(
+    metric: Metric, arm: Arm, base: Arm, config: ReadoutConfig, two_way: TwoWay | None = None
+) -> dict[str, Any] | None:
     """One metric's figures: rates, lift with fixed-horizon and always-valid intervals, p-value, MDE, verdict.
 
     None if an arm has nothing in the denominator.
@@ -117,17 +170,21 @@ def compare_metric(metric: Metric, arm: Arm, base: Arm, config: ReadoutConfig) -
     raw = [ratio_of_sums(a.values(metric.numerator), a.values(metric.denominator)) for a in (arm, base)]
     if raw[0] is None or raw[1] is None:
         return None
-    plain = _lift(raw[0], raw[1], arm, base, config.confidence)
-    adjusted = _cuped(raw[0], raw[1], arm, base, config)
-    treatment, control = adjusted
-    variance_before = _difference_variance(raw[0], raw[1], arm, base)
-    variance = _difference_variance(treatment, control, arm, base)
-    lift = _lift(treatment, control, arm, base, config.confidence)
+    pair = raw[0], raw[1]
+    treatment, control = _cuped(*pair, arm, base, config)
+    variance_before = _variances(metric, pair, pair, arm, base, two_way).difference
+    spread = _variances(metric, pair, (treatment, control), arm, base, two_way)
+    variance = spread.difference
+    lift = fieller(
+        treatment.value, control.value, spread.treatment, spread.control, spread.covariance,
+        confidence=config.confidence,
+    )  # fmt: skip
     no_events = raw[0].value == 0 or raw[1].value == 0
     standard_error = float(np.sqrt(variance))
     users = len(arm.users) + len(base.users)
-    # Control is positive wherever a lift is defined; the always-valid interval is on the difference, then relative.
-    wide = sequential_factor(users, planned=users, confidence=config.confidence) * standard_error
+    # Control is positive wherever a lift is defined; the always-valid interval is on the difference, then relative. Its
+    # tuning must not follow the data: planned users are a setting, whatever number is there at a look.
+    wide = sequential_factor(users, planned=config.planned_users, confidence=config.confidence) * standard_error
     difference = treatment.value - control.value
 
     def relative(value: float) -> float | None:
@@ -141,7 +198,7 @@ def compare_metric(metric: Metric, arm: Arm, base: Arm, config: ReadoutConfig) -
         "lift": shown.value, "ci_low": shown.low, "ci_high": shown.high,
         "p_value": difference_p_value(difference, variance),
         "sequential_low": relative(difference - wide), "sequential_high": relative(difference + wide),
-        "unadjusted_lift": None if no_events else plain.value,
+        "unadjusted_lift": None if no_events else pair[0].value / pair[1].value - 1,
         "variance_removed": 1 - variance / variance_before if variance_before > 0 else 0.0,
         "mde": relative(mde),
         "n_control": len(base.users), "n_treatment": len(arm.users),
@@ -169,9 +226,28 @@ def metric_verdict(metric: Metric, lift: Estimate, p_adjusted: float, confidence
     return "worse" if high < 0 and proven else "unclear"
 
 
-def _lift(treatment: Ratio, control: Ratio, arm: Arm, base: Arm, confidence: float) -> Estimate:
-    cov = _covariance(treatment, control, arm, base)
-    return fieller(treatment.value, control.value, treatment.variance, control.variance, cov, confidence=confidence)
+def _variances(
+    metric: Metric,
+    raw: tuple[Ratio, Ratio],
+    adjusted: tuple[Ratio, Ratio],
+    arm: Arm,
+    base: Arm,
+    two_way: TwoWay | None,
+) -> Variances:
+    """By user; where users share replies, by user and by reply, and never less than by user alone."""
+    by_user = Variances(adjusted[0].variance, adjusted[1].variance, _covariance(*adjusted, arm, base))
+    if two_way is None or arm.log is None or base.log is None:
+        return by_user
+    influences = [
+        a.log.influence(
+            (metric.numerator, a.values(metric.numerator)), (metric.denominator, a.values(metric.denominator)), r, adj
+        )
+        for a, r, adj in zip((arm, base), raw, adjusted, strict=True)
+        if a.log is not None
+    ]
+    added = two_way.added(influences[0], influences[1])
+    both = Variances(by_user.treatment + added[0], by_user.control + added[1], by_user.covariance + added[2])
+    return both if both.difference > by_user.difference and min(both.treatment, both.control) > 0 else by_user
 
 
 def _covariance(treatment: Ratio, control: Ratio, arm: Arm, base: Arm) -> float:
@@ -181,11 +257,6 @@ def _covariance(treatment: Ratio, control: Ratio, arm: Arm, base: Arm) -> float:
     if len(i) < 2:
         return 0.0
     return float(np.sum(treatment.influence[i] * control.influence[j]) * len(i) / (len(i) - 1))
-
-
-def _difference_variance(treatment: Ratio, control: Ratio, arm: Arm, base: Arm) -> float:
-    variance = treatment.variance + control.variance - 2 * _covariance(treatment, control, arm, base)
-    return max(variance, 0.0)
 
 
 def _cuped(treatment: Ratio, control: Ratio, arm: Arm, base: Arm, config: ReadoutConfig) -> tuple[Ratio, Ratio]:
@@ -228,52 +299,3 @@ def _with_adjusted(rows: pl.DataFrame, config: ReadoutConfig) -> pl.DataFrame:
         corrected = pl.Series("p_adjusted", adjusted, dtype=pl.Float64)
         parts.append(part.with_columns(corrected, pl.Series("verdict", verdicts, dtype=pl.String)))
     return pl.concat(parts)
-
-
-def check_test(name: str, arms: Mapping[str, Arm], config: ReadoutConfig) -> list[dict[str, Any]]:
-    """Checks of the test itself: sample ratio, users in both arms, traffic held by one user, metrics not measured."""
-    from scipy.stats import chisquare
-
-    arm, base = arms[name].users, arms[config.baseline].users
-    counts = np.array([len(arm), len(base)])
-    shares = np.array([config.planned_shares.get(n, 1.0) for n in (name, config.baseline)])
-    expected = counts.sum() * shares / shares.sum()
-    p_value = float(chisquare(counts, expected).pvalue)
-    overlap = arm.join(base, on="user_id", how="semi").height
-    replies = [a.values("replies") for a in (arms[name], arms[config.baseline])]
-    heaviest = max(float(r.max() / max(r.sum(), 1.0)) for r in replies)
-    missing = [m.name for m in config.metrics if not (metric_columns(arm, m) and metric_columns(base, m))]
-    silent = [
-        m.name for m in config.metrics if m.name not in missing and _no_events(m, arms[name], arms[config.baseline])
-    ]
-    return [
-        _check(
-            name, "sample_ratio", p_value >= config.srm_p_value,
-            f"{counts[0]} users in the arm, {counts[1]} in the baseline's (p = {p_value:.3g})",
-        ),
-        _check(
-            name, "users_in_one_arm", overlap == 0,
-            f"{overlap} users are in both arms" + (": compared as pairs" if overlap else ""), fails="warn",
-        ),
-        _check(
-            name, "traffic_spread", heaviest <= config.max_user_share,
-            f"the heaviest user holds {heaviest:.1%} of an arm's replies", fails="warn",
-        ),
-        _check(
-            name, "metrics_measured", not missing,
-            f"not in the exposures: {', '.join(missing)}" if missing else "all metrics are measured", fails="info",
-        ),
-        _check(
-            name, "events_in_both_arms", not silent,
-            f"no events in an arm, no lift stated: {', '.join(silent)}" if silent else "every metric has events",
-            fails="warn",
-        ),
-    ]  # fmt: skip
-
-
-def _no_events(metric: Metric, arm: Arm, base: Arm) -> bool:
-    return any(a.values(metric.numerator).sum() == 0 for a in (arm, base))
-
-
-def _check(candidate: str, check: str, passed: bool, note: str, fails: str = "fail") -> dict[str, Any]:
-    return {"candidate": candidate, "check": check, "verdict": "ok" if passed else fails, "note": note}

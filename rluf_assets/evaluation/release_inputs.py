@@ -19,7 +19,7 @@ from rluf_assets.evaluation.hacking import TRIPWIRE_SCHEMA
 from rluf_assets.evaluation.offline import compare_offline
 from rluf_assets.evaluation.phrases import PHRASE_SCHEMA
 from rluf_assets.evaluation.rates import attribute_rates, love_rate_change
-from rluf_assets.evaluation.readout import Readout
+from rluf_assets.evaluation.readout import Readout, read_readout
 from rluf_assets.evaluation.release import Decision, Evidence, conclusion, decide_all
 from rluf_assets.evaluation.reliability import reliability
 from rluf_assets.evaluation.report import ReportData, farewell_rates, side_by_side
@@ -91,7 +91,7 @@ def _audit(folder: Path | None) -> tuple[pl.DataFrame, pl.DataFrame]:
 def _readout(folder: Path | None) -> Readout | None:
     if folder is None:
         return None
-    return Readout(read_parquet(folder / "readout.parquet"), read_parquet(folder / "checks.parquet"))
+    return read_readout(folder)
 
 
 def _reward_figures(folders: ReleaseFolders, config: ReleaseConfig) -> dict[str, Any]:

@@ -18,14 +18,16 @@ from typing import Any
 import polars as pl
 
 from rluf_assets.evaluation import plots
+from rluf_assets.evaluation.ab_plots import readout_plots
 from rluf_assets.evaluation.config import ReleaseConfig
 from rluf_assets.evaluation.frames import Evaluation
-from rluf_assets.evaluation.offline import ALL, OfflineComparison
+from rluf_assets.evaluation.offline import OfflineComparison
 from rluf_assets.evaluation.readout import Readout
 from rluf_assets.evaluation.release import REFERENCE, Decision, conclusion
 from rluf_assets.evaluation.words import number, percent, points, span
 
 TEMPLATE = Path(__file__).with_name("report.jinja")
+CANDIDATE_PAGE_REPLIES = 3  # times as many side-by-side replies as on the run's page
 MARKS = {
     **dict.fromkeys(("pass", "ok", "promote", "better"), "✓"),
     **dict.fromkeys(("fail", "hold", "harm", "worse"), "✗"),
@@ -55,6 +57,8 @@ class ReportData:
     funnel: pl.DataFrame | None = None
     rates: Mapping[str, Any] = field(default_factory=dict)
     simulation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
+    candidate: str | None = None
 
 
 def render_report(data: ReportData, config: ReleaseConfig) -> str:
@@ -102,7 +106,7 @@ def draw(data: ReportData, config: ReleaseConfig) -> dict[str, plots.Plot]:
     if data.reliability is not None:
         found.append(plots.reliability_plot(data.reliability, love))
     if data.readout is not None:
-        found.append(_ab_plot(data.readout, styles, config))
+        found += readout_plots(data.readout, styles, config.control)
     found.append(
         plots.rates_plot(
             "farewells", data.farewells, styles, data.logged_farewells, "Share of replies that say goodbye"
@@ -110,15 +114,6 @@ def draw(data: ReportData, config: ReleaseConfig) -> dict[str, plots.Plot]:
     )
     found.append(plots.by_use_case(offline, love, (config.baseline, config.control), styles))
     return {plot.name: plot for plot in found if plot is not None}
-
-
-def _ab_plot(readout: Readout, styles: Mapping[str, tuple[str, str]], config: ReleaseConfig) -> plots.Plot | None:
-    shown = (pl.col("segment") == ALL) & pl.col("lift").is_not_null() & (pl.col("candidate") != config.control)
-    table = readout.metrics.filter(shown).select("candidate", "metric", value="lift", low="ci_low", high="ci_high")
-    if table.is_empty():
-        return None
-    caption = "Change against the baseline's arm, users as the unit, pre-period taken out; bars are 95% intervals."
-    return plots.forest("ab-test", table, "metric", styles, caption)
 
 
 def farewell_rates(evaluations: Mapping[str, Evaluation], config: ReleaseConfig, *, seed: int) -> pl.DataFrame:
@@ -144,14 +139,17 @@ def farewell_rates(evaluations: Mapping[str, Evaluation], config: ReleaseConfig,
 
 
 def side_by_side(evaluations: Mapping[str, Evaluation], config: ReleaseConfig, *, seed: int) -> list[dict[str, Any]]:
-    """Replies of every candidate to the same prompts: drawn at random over use cases, not chosen for their looks."""
+    """Replies of every candidate to the same prompts: drawn at random over use cases, not chosen for their looks.
+
+    Enough for a candidate's own page; the run's page shows the first `side_by_side` of them.
+    """
     import numpy as np
 
     base = evaluations[config.baseline].completions
     prompts = base.unique("prompt_id", keep="first", maintain_order=True).sort("prompt_id")
     order = np.random.default_rng(seed).permutation(len(prompts))
     drawn = prompts[order.tolist()].with_columns(pl.int_range(pl.len()).over("use_case").alias("turn"))
-    chosen = drawn.sort("turn", "use_case").head(config.side_by_side)
+    chosen = drawn.sort("turn", "use_case").head(CANDIDATE_PAGE_REPLIES * config.side_by_side)
     shown = []
     for prompt in chosen.iter_rows(named=True):
         replies = []
@@ -173,10 +171,10 @@ def side_by_side(evaluations: Mapping[str, Evaluation], config: ReleaseConfig, *
 
 
 def _correlations(data: ReportData, config: ReleaseConfig) -> list[dict[str, Any]]:
-    """Within-prompt correlations of the baseline's completions, and over policies."""
+    """Within-prompt correlations of the page's candidate, else of the baseline, and over policies."""
+    whose = data.candidate or config.baseline
     table = data.offline.correlations.filter(
-        ((pl.col("level") == "completions") & (pl.col("candidate") == config.baseline))
-        | (pl.col("level") == "policies")
+        ((pl.col("level") == "completions") & (pl.col("candidate") == whose)) | (pl.col("level") == "policies")
     )
     return table.to_dicts()
 

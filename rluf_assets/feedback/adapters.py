@@ -1,8 +1,9 @@
 """Log formats -> canonical tables, as pure `LazyFrame -> LazyFrame` functions: two per format, listed in `ADAPTERS`.
 
 `canonical` is Parquet, JSONL or CSV that already has the canonical columns. `messages` is OpenAI/ShareGPT-style JSONL,
-one conversation per line, with reactions or 0/1 marks on the messages. What a format lacks becomes null, not invented.
-A further format is one more pair of functions and one more line in `ADAPTERS`.
+one conversation per line, with reactions or 0/1 marks on the messages. What tracing tools log is in `tracing.py`,
+`otel.py` and `open_webui.py`. What a format lacks becomes null, not invented. A further format is one more pair of
+functions and one more line in `ADAPTERS`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from rluf_assets.errors import DataError
-from rluf_assets.feedback.config import MessagesLayout
+from rluf_assets.feedback.config import Format, MessagesLayout
+from rluf_assets.feedback.open_webui import open_webui_feedback, open_webui_messages
+from rluf_assets.feedback.otel import otel_evaluations, otel_messages
 from rluf_assets.feedback.schemas import MESSAGES, OPTIONAL, conform, empty
+from rluf_assets.feedback.tracing import langfuse_messages, langfuse_scores, langsmith_feedback, langsmith_messages
 
 # What public logs call our columns, where the layout says nothing.
 _ALIASES: Mapping[str, Sequence[str]] = {
@@ -77,15 +81,24 @@ def chat_reactions(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> p
 
 
 class LogFormat(NamedTuple):
-    """The two functions of a format: each takes the scanned source, the layout and the source's name for errors."""
+    """The two functions of a format: each takes the opened source, the layout and the source's name for errors.
+
+    `lines`: the source is opened as one column of JSON texts, for formats whose records have no one shape.
+    """
 
     messages: Callable[[pl.LazyFrame, MessagesLayout, str], pl.LazyFrame]
     reactions: Callable[[pl.LazyFrame, MessagesLayout, str], pl.LazyFrame]
+    lines: bool = False
 
 
-ADAPTERS = {
+ADAPTERS: Mapping[Format, LogFormat] = {
     "canonical": LogFormat(canonical_messages, canonical_reactions),
     "messages": LogFormat(chat_messages, chat_reactions),
+    "sharegpt": LogFormat(chat_messages, chat_reactions),
+    "langfuse": LogFormat(langfuse_messages, langfuse_scores, lines=True),
+    "langsmith": LogFormat(langsmith_messages, langsmith_feedback, lines=True),
+    "otel": LogFormat(otel_messages, otel_evaluations, lines=True),
+    "open_webui": LogFormat(open_webui_messages, open_webui_feedback, lines=True),
 }
 
 
@@ -94,10 +107,15 @@ def hash_user_ids(frame: pl.LazyFrame, salt: str) -> pl.LazyFrame:
 
     def hashed(ids: pl.Series) -> pl.Series:
         distinct = ids.drop_nulls().unique()
-        codes = [hmac.new(salt.encode(), one.encode(), hashlib.blake2s).hexdigest()[:24] for one in distinct]
+        codes = [hashed_id(one, salt) for one in distinct]
         return ids.replace_strict(distinct, pl.Series(codes, dtype=pl.String), return_dtype=pl.String)
 
     return frame.with_columns(pl.col("user_id").map_batches(hashed, return_dtype=pl.String, is_elementwise=True))
+
+
+def hashed_id(user_id: str, salt: str) -> str:
+    """What the lake stores in place of a logged user id."""
+    return hmac.new(salt.encode(), user_id.encode(), hashlib.blake2s).hexdigest()[:24]
 
 
 def _renamed(frame: pl.LazyFrame, layout: MessagesLayout) -> pl.LazyFrame:

@@ -37,8 +37,18 @@ class Audit:
         return str(self.table._repr_html_())
 
 
-def audit_signals(replies: pl.LazyFrame, messages: pl.LazyFrame, config: AuditConfig, *, seed: int) -> Audit:
-    """Audit every configured signal. Without times, correlations with returning are null, and said to be."""
+def audit_signals(
+    replies: pl.LazyFrame,
+    messages: pl.LazyFrame,
+    config: AuditConfig,
+    *,
+    seed: int,
+    quarantine: pl.LazyFrame | None = None,
+) -> Audit:
+    """Audit every configured signal. Without times, correlations with returning are null, and said to be.
+
+    `quarantine`: rows that the contract set aside, of which scripted bursts are counted.
+    """
     for signal in config.signals:
         require_signal(replies, signal)
     adversarial = user_table(replies, config.adversarial).select("user_id", "adversarial")
@@ -51,10 +61,23 @@ def audit_signals(replies: pl.LazyFrame, messages: pl.LazyFrame, config: AuditCo
     returns = _Returns(user_days, config)
     positives = {signal: int(users[signal].sum()) for signal in config.signals}
     followed = _next_messages(replies, messages, config, positives, seed)
-    rows = [_signal_row(signal, users, use_cases, returns, followed, config) for signal in config.signals]
+    scripted = _scripted(quarantine)
+    rows = [
+        _signal_row(signal, users, use_cases, returns, followed, config) | {"scripted": scripted.get(signal, 0)}
+        for signal in config.signals
+    ]
     days = user_days.group_by("day").agg(pl.col("offered", *config.signals).sum()).sort("day")
     cases = use_cases.select("use_case", "replies", "offered", *config.signals).sort("use_case")
     return Audit(pl.DataFrame(rows, infer_schema_length=None), cases, days)
+
+
+def _scripted(quarantine: pl.LazyFrame | None) -> dict[str, int]:
+    """Reactions of scripted bursts, by signal."""
+    if quarantine is None:
+        return {}
+    bursts = quarantine.filter(pl.col("defect") == "scripted_burst")
+    named = bursts.select(signal=pl.col("row").str.json_path_match("$.signal")).group_by("signal").len()
+    return dict(named.collect(engine="streaming").iter_rows())
 
 
 def _set(signal: str) -> pl.Expr:

@@ -112,7 +112,7 @@ def _table(table: pl.DataFrame) -> str:
         "signal": "signal", "positives": "positives", "rate": "rate", "coverage_users": "users who used it",
         "return_correlation_controlled": "return correlation", "purity": "purity",
         "next_message_agreement": "next message agrees", "next_message_usual": "usually",
-        "adversarial_share": "adversarial",
+        "adversarial_share": "adversarial", "scripted": "scripted reactions",
         "effective_positives": "effective", "recommendation": "recommendation", "reason": "why",
     }  # fmt: skip
     head = "".join(f"<th>{html.escape(name)}</th>" for name in columns.values())

@@ -19,8 +19,24 @@ class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+FORMATS = ("canonical", "messages", "sharegpt", "langfuse", "langsmith", "otel", "open_webui")
+Format = Literal["canonical", "messages", "sharegpt", "langfuse", "langsmith", "otel", "open_webui"]
+
+
+class ScoreRule(_Config):
+    """What a numeric score of one name means: which signals it sets. In between the bounds it revokes both."""
+
+    up: str | None = Field(None, description="signal that a high score sets, e.g. thumbs_up")
+    down: str | None = Field(None, description="signal that a low score sets, e.g. thumbs_down")
+    up_from: float = 1.0
+    down_to: float = Field(0.0, description="-1 where 0 is neutral")
+
+
 class MessagesLayout(_Config):
-    """Where the fields of a `messages` JSONL are. Defaults fit OpenAI chat logs; ShareGPT needs no change either."""
+    """Where the fields of a `messages` JSONL are, and what scores mean.
+
+    Defaults fit OpenAI chat logs; ShareGPT needs no change either.
+    """
 
     columns: dict[str, str] = Field({}, description="canonical column -> column of the source, where names differ")
     messages: tuple[str, ...] = Field(("messages", "conversations"), description="first of these that is there")
@@ -32,13 +48,16 @@ class MessagesLayout(_Config):
     users: Literal["logged", "per_conversation"] = Field(
         "logged", description="per_conversation: the source has no user ids; each conversation counts as one user"
     )
+    scores: dict[str, ScoreRule] = Field(
+        {}, description="score name -> its meaning (Langfuse, LangSmith, OTel); others are signals by their own name"
+    )
 
 
 class IngestConfig(_Config):
     """One raw table of one day: where the rows are, and in which format."""
 
     version: ClassVar[str] = "1"
-    format: Literal["canonical", "messages"] = "canonical"
+    format: Format = "canonical"
     table: Literal["messages", "reactions"]
     source: str = Field(description="path, glob or URL; {day} stands for the partition's date")
     day: date | None = Field(None, description="None: the source has no days and becomes one partition")
@@ -48,10 +67,26 @@ class IngestConfig(_Config):
     if_missing: Literal["error", "empty"] = Field("error", description="what no file at `source` means")
 
 
+class RedactionConfig(_Config):
+    """Personal data in texts: emails, phone, card and account numbers, IPs, URLs with tokens become placeholders."""
+
+    on: bool = True
+    phone_regions: tuple[str, ...] = Field(
+        ("US", "GB", "DE", "FR"), description="countries whose phone numbers are known without their country code"
+    )
+
+
+class BurstConfig(_Config):
+    """Scripted bursts: more reactions of one user in a short time than a hand gives."""
+
+    reactions: int = Field(20, ge=2)
+    within_s: float = Field(10.0, gt=0)
+
+
 class ContractConfig(_Config):
     """The row contract and the labels of one partition of replies."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     day: date | None = None
     signals: tuple[str, ...] = SIGNALS
     attribution_window_h: float = Field(24.0, gt=0)
@@ -60,7 +95,9 @@ class ContractConfig(_Config):
     exposure: Literal["logged", "all_shown"] = Field(
         "logged", description="all_shown: declares that every reply offered the reactions (the source does not say)"
     )
-    max_chars: int = Field(32_000, ge=1, description="longer text is quarantined")
+    max_chars: int = Field(32_000, ge=1, description="longer text is quarantined, cut to this length")
+    redaction: RedactionConfig = RedactionConfig()
+    burst: BurstConfig = BurstConfig()
 
     @field_validator("as_of")
     @classmethod
@@ -91,7 +128,7 @@ class AdversarialConfig(_Config):
 class AuditConfig(_Config):
     """Stage 1: which signal deserves trust."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     signals: tuple[str, ...] = SIGNALS
     polarity: dict[str, Literal[-1, 0, 1]] = Field(POLARITY, description="what each signal claims to mean")
     return_days: int = Field(14, ge=1)
@@ -121,7 +158,7 @@ class SplitConfig(_Config):
 class SignalSetConfig(SplitConfig):
     """Stage 2: the upsampled training set of one signal and its natural-rate holdout."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     signal: str = "love"
     target_positive_rate: float = Field(0.1, gt=0, lt=1)
     user_cap: int = Field(50, ge=1, description="positives, and sampled negatives, kept of one user")
@@ -131,15 +168,24 @@ class SignalSetConfig(SplitConfig):
         description="same label, prompt and reply again: from the same user it is spam; from others it is frequency, "
         "and dropping it would bend the live rate",
     )
+    near_duplicate: float | None = Field(
+        0.9, gt=0.5, le=1, description="Jaccard similarity (three-word shingles of last message and reply) from which a "
+        "row repeats an earlier one, within the scope of `duplicates`; null: only exact repeats count",
+    )  # fmt: skip
+    negatives: Literal["uniform", "matched"] = Field(
+        "uniform", description="matched: by use case and turn index, as the positives are spread"
+    )
     adversarial: AdversarialConfig = AdversarialConfig()
 
 
 class PairsConfig(_Config):
     """Expert preference pairs from files."""
 
-    version: ClassVar[str] = "1"
-    format: Literal["trl", "transcripts"] = Field(
-        "trl", description="transcripts: '\\n\\nHuman: ...\\n\\nAssistant: ...'"
+    version: ClassVar[str] = "2"
+    redaction: RedactionConfig = RedactionConfig()
+    format: Literal["trl", "transcripts", "open_webui"] = Field(
+        "trl",
+        description="transcripts: '\\n\\nHuman: ...\\n\\nAssistant: ...'; open_webui: rated replies and siblings",
     )
     source: str = Field(description="path, glob or URL of Parquet or JSONL (plain, gzip, zstd)")
     eval_share: float = Field(0.15, gt=0, lt=1)

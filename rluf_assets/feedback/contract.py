@@ -2,19 +2,21 @@
 
 `validate` judges the raw messages and reactions of a day (with the day before and the day after as context), labels
 the accepted replies and hands back three tables that add up: per source table rows in = accepted + quarantined,
-accepted replies = mature + pending. Row defects never fail a partition; only structural ones do (`schemas.conform`).
+accepted replies = mature + pending. Personal data is taken out of the texts of all three. Row defects never fail a
+partition; only structural ones do (`schemas.conform`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
 from rluf_assets.errors import DataError
 from rluf_assets.feedback.config import ContractConfig
-from rluf_assets.feedback.defects import judge_messages, judge_reactions
+from rluf_assets.feedback.defects import judge_messages, judge_reactions, mark_bursts
 from rluf_assets.feedback.labels import label_replies
+from rluf_assets.feedback.redaction import redact_column
 from rluf_assets.feedback.schemas import MESSAGES, QUARANTINE, REACTIONS, REPLY_COLUMNS, label_column
 
 
@@ -53,6 +55,7 @@ class Validated:
     reactions: pl.DataFrame
     quarantine: pl.DataFrame
     accounting: Accounting
+    redacted: dict[str, int] = field(default_factory=dict)
 
 
 def validate(
@@ -70,18 +73,23 @@ def validate(
     after) labels late replies. Rows of either are judged in their own partition, not here. Raises DataError if the
     result does not add up.
     """
-    judged = judge_messages(messages, config, previous_messages)
+    judged, redacted = redact_column(
+        _cut(judge_messages(messages, config, previous_messages), config), "content", config.redaction
+    )
     accepted = judged.filter(pl.col("defect").is_null())
+    reactions = mark_bursts(reactions, config)
+    next_reactions = None if next_reactions is None else mark_bursts(next_reactions, config)
     events = [reactions] if next_reactions is None else [reactions, next_reactions]
     known = _targets(judged, previous_messages, pl.concat([one.select("message_id") for one in events]))
     marked = judge_reactions(reactions, known.lazy(), config).collect(engine="streaming")
-    labelling = [marked.lazy().filter(pl.col("defect").is_null())]
+    labelling = [marked.lazy()]
     if next_reactions is not None:
         later = config.model_copy(update={"day": None})
         mine = next_reactions.join(accepted.lazy().select("message_id"), on="message_id", how="semi")
-        labelling.append(judge_reactions(mine, known.lazy(), later).filter(pl.col("defect").is_null()))
+        labelling.append(judge_reactions(mine, known.lazy(), later))
+    events_seen = pl.concat(labelling)
     replies = label_replies(
-        accepted.lazy().filter(pl.col("role") == "assistant"), pl.concat(labelling), config
+        accepted.lazy().filter(pl.col("role") == "assistant"), events_seen, config
     ).collect(engine="streaming")  # fmt: skip
     quarantine = pl.concat(
         [_quarantine(judged, "messages", list(MESSAGES)), _quarantine(marked, "reactions", list(REACTIONS))]
@@ -94,6 +102,7 @@ def validate(
         marked.filter(pl.col("defect").is_null()).select(list(REACTIONS)),
         quarantine,
         accounting,
+        redacted,
     )
 
 
@@ -104,7 +113,7 @@ def _targets(judged: pl.DataFrame, previous: pl.LazyFrame | None, wanted: pl.Laz
         sources.append(previous.with_columns(defect=pl.lit(None, pl.String)))
     columns = {
         "target_role": "role", "target_created_at": "created_at", "target_shown": "reactions_shown",
-        "target_defect": "defect",
+        "target_defect": "defect", "target_user_id": "user_id",
     }  # fmt: skip
     found = pl.concat([
         source.select("message_id", **columns).join(wanted, on="message_id", how="semi") for source in sources
@@ -112,6 +121,17 @@ def _targets(judged: pl.DataFrame, previous: pl.LazyFrame | None, wanted: pl.Laz
     return found.sort(pl.col("target_defect").is_not_null(), maintain_order=True).unique(
         "message_id", keep="first", maintain_order=True
     )
+
+
+def _cut(judged: pl.DataFrame, config: ContractConfig) -> pl.DataFrame:
+    """Overlong text goes to the quarantine cut to the length that was allowed, with how long it was."""
+    long = pl.col("defect") == "overlong_text"
+    head = pl.format(
+        "{} [{} characters]", pl.col("content").str.head(config.max_chars), pl.col("content").str.len_chars()
+    )
+    return judged if judged.filter(long).is_empty() else judged.with_columns(
+        content=pl.when(long).then(head).otherwise("content")
+    )  # fmt: skip
 
 
 def _quarantine(rows: pl.DataFrame, table: str, columns: list[str]) -> pl.DataFrame:

@@ -25,6 +25,7 @@ MESSAGE_DEFECTS = {
     "other_day": "created_at lies on another day than the partition's",
     "empty_text": "content is null or blank",
     "overlong_text": "content is longer than `max_chars`",
+    "invalid_text": "content has U+FFFD: bytes that were no UTF-8, here or in the system that logged it",
     "duplicate_id": "an earlier row, of this day or the day before, has the same message id",
     "duplicate_conversation": "the same user's conversation came before under another id: same texts, same times",
     "other_user": "another user than the one who opened the conversation",
@@ -33,7 +34,7 @@ MESSAGE_DEFECTS = {
     "reply_without_user_message": "no accepted user message before it in the same turn",
 }
 REACTION_DEFECTS = {
-    "missing_id": "reaction, message or user id is null or empty",
+    "missing_id": "reaction or message id is null or empty, or user id empty (null: the conversation's own user)",
     "unknown_signal": "signal is not one of the configured ones",
     "bad_value": "value is neither 1 (set) nor 0 (revoked)",
     "missing_time": "reacted_at is null or unreadable, in a source that has times",
@@ -46,6 +47,7 @@ REACTION_DEFECTS = {
     "before_reply": "reacted_at lies before the reply",
     "not_offered": "the reply was logged as shown without reactions",
     "after_window": "given after the reply's attribution window had closed",
+    "scripted_burst": "one of more reactions of a user within seconds than a hand gives; the reply's labels are unknown",
 }
 
 
@@ -71,9 +73,9 @@ def judge_messages(
 
 
 def judge_reactions(reactions: pl.LazyFrame, targets: pl.LazyFrame, config: ContractConfig) -> pl.LazyFrame:
-    """The reactions with `source_row` and `defect` (null: accepted), in source order.
+    """The reactions (of `mark_bursts`) with `source_row` and `defect` (null: accepted), in source order.
 
-    `targets`: what they can be about, see `_targets`.
+    `targets`: what they can be about, see `contract._targets`.
     """
     rows = reactions.with_row_index("source_row").with_columns(defect=_reaction_defect(config))
     rows = _name_where(rows, ~pl.struct("reaction_id", pl.col("defect").is_null()).is_first_distinct(), "duplicate_id")
@@ -86,9 +88,29 @@ def judge_reactions(reactions: pl.LazyFrame, targets: pl.LazyFrame, config: Cont
         "before_reply": pl.col("reacted_at") < pl.col("target_created_at"),
         "not_offered": ~pl.col("target_shown") if config.exposure == "logged" else pl.lit(False),
         "after_window": pl.col("reacted_at") > pl.col("target_created_at") + window,
+        "scripted_burst": pl.col("burst"),
     }
-    named = rows.with_columns(defect=pl.coalesce("defect", _first_that_applies(checks)))
-    return named.drop("target_role", "target_created_at", "target_shown", "target_defect")
+    named = rows.with_columns(
+        defect=pl.coalesce("defect", _first_that_applies(checks)), user_id=pl.coalesce("user_id", "target_user_id")
+    )
+    return named.drop("target_role", "target_created_at", "target_shown", "target_defect", "target_user_id", "burst")
+
+
+def mark_bursts(reactions: pl.LazyFrame, config: ContractConfig) -> pl.LazyFrame:
+    """The reactions with `burst`: true for each of `burst.reactions` or more that a user gave within the time."""
+    n, within = config.burst.reactions, pl.duration(microseconds=int(config.burst.within_s * 1e6))
+    at = pl.col("reacted_at")
+    opens = (at.shift(-(n - 1)) - at <= within).fill_null(False).cast(pl.Int8)
+    users = reactions.with_row_index("order").filter(pl.col("user_id").is_not_null(), at.is_not_null())
+    flagged = users.sort("user_id", "reacted_at").with_columns(
+        burst=opens.over("user_id").rolling_max(n, min_samples=1).over("user_id").cast(pl.Boolean)
+    )
+    return (
+        reactions.with_row_index("order")
+        .join(flagged.filter("burst").select("order", "burst"), on="order", how="left", maintain_order="left")
+        .with_columns(pl.col("burst").fill_null(False))
+        .drop("order")
+    )
 
 
 def _message_defect(config: ContractConfig) -> pl.Expr:
@@ -100,13 +122,15 @@ def _message_defect(config: ContractConfig) -> pl.Expr:
         **_time_checks("created_at", config),
         "empty_text": (content.str.strip_chars() == "").fill_null(True),
         "overlong_text": content.str.len_chars() > config.max_chars,
+        "invalid_text": content.str.contains("\ufffd", literal=True),
     }
     return _first_that_applies(checks)
 
 
 def _reaction_defect(config: ContractConfig) -> pl.Expr:
     checks = {
-        "missing_id": _blank("reaction_id", "message_id", "user_id"),
+        "missing_id": _blank("reaction_id", "message_id")
+        | (pl.col("user_id").str.strip_chars() == "").fill_null(False),
         "unknown_signal": ~pl.col("signal").is_in(config.signals).fill_null(False),
         "bad_value": ~pl.col("value").is_in([0, 1]).fill_null(False),
         **_time_checks("reacted_at", config),

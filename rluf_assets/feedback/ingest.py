@@ -7,10 +7,10 @@ import os
 import polars as pl
 
 from rluf_assets.errors import ConfigError
-from rluf_assets.feedback.adapters import ADAPTERS, hash_user_ids
+from rluf_assets.feedback.adapters import ADAPTERS, hash_user_ids, hashed_id
 from rluf_assets.feedback.config import IngestConfig
 from rluf_assets.feedback.schemas import empty
-from rluf_assets.feedback.sources import find, scan, structural_errors
+from rluf_assets.feedback.sources import find, scan, scan_lines, structural_errors
 
 TIME_OF = {"messages": "created_at", "reactions": "reacted_at"}
 
@@ -29,13 +29,20 @@ def read_table(config: IngestConfig) -> pl.LazyFrame:
     if config.if_missing == "empty" and not find(source):
         return empty(config.table).lazy()
     with structural_errors(source):
-        adapt = getattr(ADAPTERS[config.format], config.table)
-        rows: pl.LazyFrame = adapt(scan(source), config.layout, source)
+        adapter = ADAPTERS[config.format]
+        opened = scan_lines(source) if adapter.lines else scan(source)
+        rows: pl.LazyFrame = getattr(adapter, config.table)(opened, config.layout, source)
         if config.user_ids == "raw":
             rows = hash_user_ids(rows, _salt(config.salt_env))
         if config.day is not None and not templated:
-            rows = rows.filter(pl.col(TIME_OF[config.table]).dt.date() == config.day)
+            time = pl.col(TIME_OF[config.table])
+            rows = rows.filter((time.dt.date() == config.day) | time.is_null().all())  # a source without times is whole
     return rows
+
+
+def stored_ids(user_id: str, salt_env: str = "RLUF_USER_SALT") -> list[str]:
+    """The ids that a user may be stored under: as given, and hashed where the salt is set."""
+    return [user_id, *([hashed_id(user_id, os.environ[salt_env])] if os.environ.get(salt_env) else [])]
 
 
 def _salt(name: str) -> str:

@@ -15,10 +15,13 @@ from rluf_assets.feedback.schemas import TIME, label_column
 def label_replies(replies: pl.LazyFrame, reactions: pl.LazyFrame, config: ContractConfig) -> pl.LazyFrame:
     """Accepted replies with `status` (mature or pending) and `label_<signal>` (1, 0, null), in the order given.
 
-    `reactions`: accepted events with `source_row`; of equal times the later row wins.
+    `reactions`: judged events with `source_row`; accepted ones count, and of equal times the later row wins. What a
+    script reacted to has no label: neither the reaction nor its absence is the user's word.
     """
+    scripted = reactions.filter(pl.col("defect") == "scripted_burst").select("message_id", scripted=True).unique()
     last = (
-        reactions.sort("reacted_at", "source_row", nulls_last=False)
+        reactions.filter(pl.col("defect").is_null())
+        .sort("reacted_at", "source_row", nulls_last=False)
         .group_by("message_id", "user_id", "signal")
         .agg(pl.col("value").last())
         .filter(pl.col("value") == 1)
@@ -28,9 +31,14 @@ def label_replies(replies: pl.LazyFrame, reactions: pl.LazyFrame, config: Contra
     )
     labelled = replies.join(set_ones, on="message_id", how="left", maintain_order="left").with_columns(
         status=pl.when(_mature(config)).then(pl.lit("mature")).otherwise(pl.lit("pending")),
-        reactions_shown=pl.lit(True) if config.exposure == "all_shown" else pl.col("reactions_shown"),
+        # Declared for what the source does not say; what it does say stands.
+        reactions_shown=pl.col("reactions_shown").fill_null(True)
+        if config.exposure == "all_shown"
+        else pl.col("reactions_shown"),
     )
-    known = (pl.col("status") == "mature") & pl.col("reactions_shown").fill_null(False)
+    labelled = labelled.join(scripted, on="message_id", how="left", maintain_order="left")
+    offered = pl.col("reactions_shown").fill_null(False) & pl.col("scripted").is_null()
+    known = (pl.col("status") == "mature") & offered
     return labelled.with_columns(
         pl.when(known).then(pl.col(f"set_{signal}").fill_null(False).cast(pl.Int8)).alias(label_column(signal))
         for signal in config.signals

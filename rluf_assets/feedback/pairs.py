@@ -1,4 +1,4 @@
-"""Expert preference pairs: TRL rows or Anthropic-style transcripts -> train, eval, and a quarantine by reason.
+"""Preference pairs: TRL rows, Anthropic-style transcripts or Open WebUI siblings -> train, eval, and a quarantine.
 
 The eval split is drawn by the conversation's first message, so that versions of one conversation never cross.
 """
@@ -12,9 +12,11 @@ import polars as pl
 
 from rluf_assets.errors import DataError
 from rluf_assets.feedback.config import PairsConfig
+from rluf_assets.feedback.open_webui import sibling_pairs
+from rluf_assets.feedback.redaction import redact_column, redact_conversations
 from rluf_assets.feedback.sampling import stable_uniform
 from rluf_assets.feedback.schemas import MESSAGE, PROMPT, QUARANTINE
-from rluf_assets.feedback.sources import scan
+from rluf_assets.feedback.sources import scan, scan_lines
 
 COLUMNS = ["pair_id", "prompt", "chosen", "rejected", "use_case"]
 DEFECTS = {
@@ -39,12 +41,14 @@ class Pairs:
     eval: pl.DataFrame
     quarantine: pl.DataFrame
     rows_in: int
+    redacted: dict[str, int]
 
 
 def build_pairs(config: PairsConfig, *, seed: int) -> Pairs:
     """Read, judge and split the pairs of `config.source`. Raises DataError for a structural defect."""
-    raw = scan(config.source).collect().with_row_index("source_row")
-    rows = _sides(raw, config)
+    opened = sibling_pairs(scan_lines(config.source)) if config.format == "open_webui" else scan(config.source)
+    raw = opened.collect().with_row_index("source_row")
+    rows, redacted = redact_conversations(_sides(raw, config), ("chosen", "rejected"), config.redaction)
     prompts = {side: pl.col(side).list.slice(0, pl.col(side).list.len() - 1) for side in ("chosen", "rejected")}
     rows = rows.with_columns(
         prompt=prompts["chosen"], other_prompt=prompts["rejected"],
@@ -61,9 +65,14 @@ def build_pairs(config: PairsConfig, *, seed: int) -> Pairs:
         pl.lit("pairs").alias("table"), "defect", "source_row",
         pl.struct(pl.exclude("source_row", "defect")).struct.json_encode().alias("row"),
     ).cast(QUARANTINE)  # type: ignore[arg-type]  # fmt: skip
+    quarantine, _ = redact_column(quarantine, "row", config.redaction)
     into_eval = pl.col("u") < config.eval_share
     pairs = Pairs(
-        good.filter(~into_eval).select(COLUMNS), good.filter(into_eval).select(COLUMNS), quarantine, raw.height
+        good.filter(~into_eval).select(COLUMNS),
+        good.filter(into_eval).select(COLUMNS),
+        quarantine,
+        raw.height,
+        redacted,
     )
     if pairs.rows_in != pairs.train.height + pairs.eval.height + quarantine.height:
         raise DataError(f"{config.source}: pairs do not add up: {pairs.rows_in} in, {pairs} out.")

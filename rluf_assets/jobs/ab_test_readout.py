@@ -11,7 +11,8 @@ from rluf_assets.lake import Produced
 
 
 def run(job: Job) -> Produced:
-    """Write `readout.parquet` (one row per candidate x metric x segment) and `checks.parquet` (of the test itself)."""
+    """Write `readout.parquet` (one row per candidate x metric x segment), `checks.parquet` (of the test itself)
+    and `by_day.parquet` (goal metrics by day since first exposure)."""
     import polars as pl
 
     from rluf_assets.evaluation.config import ReadoutConfig
@@ -21,10 +22,13 @@ def run(job: Job) -> Produced:
     config = ReadoutConfig.model_validate(job.config)
     folders = folders_of(job, "ab_exposures")
     exposures = {name: read_parquet(folder / "exposures.parquet") for name, folder in folders.items()}
+    logs = {name: folder / "exposed_replies.parquet" for name, folder in folders.items()}
+    replies = {name: read_parquet(path) for name, path in logs.items() if path.exists()}
     job.progress(0, len(exposures), "reading exposures")
-    readout = read_out(exposures, config)
+    readout = read_out(exposures, config, replies=replies)
     readout.metrics.write_parquet(job.out / "readout.parquet")
     readout.checks.write_parquet(job.out / "checks.parquet")
+    readout.days.write_parquet(job.out / "by_day.parquet")
     goals = readout.metrics.filter((pl.col("role") == "goal") & (pl.col("segment") == "all"))
     metrics = {f"{r['metric']} lift: {r['candidate']}": r["lift"] for r in goals.iter_rows(named=True)}
     job.progress(len(exposures), len(exposures), "read out")

@@ -31,11 +31,12 @@ def run(job: Job) -> Produced:
         job.progress(len(replies), len(prompts), "replies")
     text = live.read_replies(contexts, replies)
     rates = live.true_rates(contexts, text)
-    exposures = live.expose(contexts, text, config, job.seed, LIVE_STREAM)
+    exposures, shown = live.expose(contexts, text, config, job.seed, LIVE_STREAM)
     written = contexts.select("context_id", "use_case", "prompt").with_columns(pl.Series("completion", replies))
     written.write_parquet(job.out / "replies.parquet", compression="zstd")
     rates.write_parquet(job.out / "true_rates.parquet", compression="zstd")
     exposures.write_parquet(job.out / "exposures.parquet", compression="zstd")
+    shown.write_parquet(job.out / "exposed_replies.parquet", compression="zstd")
     write_json(str(job.out / "rates.json"), live.mean_rates(rates))
     return Produced(
         rows={"exposures": len(exposures), "true_rates": len(rates)}, metrics=dict(live.summary(rates, exposures))

@@ -25,7 +25,8 @@ def run(job: Job) -> Produced:
         getattr(pairs, name).write_parquet(job.out / f"{name}.parquet")
     job.progress(1, 1, f"{pairs.rows_in} pairs, {rows['quarantine']} set aside")
     defects = {f"defect_{name}": n for name, n in sorted(pairs.quarantine["defect"].value_counts().iter_rows())}
-    return Produced(rows=rows, metrics={"rows_in": pairs.rows_in, **defects})
+    redacted = {f"redacted_{kind}": n for kind, n in pairs.redacted.items() if n}
+    return Produced(rows=rows, metrics={"rows_in": pairs.rows_in, **defects, **redacted})
 
 
 if __name__ == "__main__":

@@ -26,18 +26,27 @@ def run(job: Job) -> Produced:
     }
     write_json(str(job.out / "release.json"), release)
     decisions = read_json(f"{report.uri}/summary.json")
-    (job.out / "MODEL_CARD.md").write_text(_card(candidate, training["config"], release["lineage"], decisions))
+    before = job.config["previous_content_hash"]
+    (job.out / "MODEL_CARD.md").write_text(_card(candidate, training["config"], release["lineage"], decisions, before))
     return Produced(metrics={"candidate": candidate, "policy": policy.content_hash[:16]})
 
 
-def _card(candidate: str, config: dict[str, object], lineage: dict[str, str], report: dict[str, object]) -> str:
+def _card(
+    candidate: str,
+    config: dict[str, object],
+    lineage: dict[str, str],
+    report: dict[str, object],
+    before: str | None,
+) -> str:
     inputs = "\n".join(f"- {name}: `{content}`" for name, content in lineage.items())
+    previous = f"`{before}`; `rluf rollback` restores it" if before else "none"
     return f"""# Model card: {candidate}
 
 A policy optimised with {config["optimiser"]} from user feedback, promoted by its release report.
 
 - Objective weights: {json.dumps(config["weights"])}
 - Sequence KL limit: {config["kl_max"]}; completions per prompt: {config["completions_per_prompt"]}
+- Policy in force before this one: {previous}
 
 ## Trained from (content hashes)
 

@@ -13,12 +13,12 @@ from rluf_assets.lake import Produced, write_json
 
 
 def run(job: Job) -> Produced:
-    """Write `decisions.parquet`, `summary.json`, `offline.parquet`, `pareto.parquet`, `correlations.parquet` and
-    `report.html`."""
+    """Write `decisions.parquet`, `summary.json`, `offline.parquet`, `pareto.parquet`, `correlations.parquet`,
+    `report.html` and a page `candidate-<name>.html` per candidate."""
     from rluf_assets.evaluation.config import ReleaseConfig
+    from rluf_assets.evaluation.pages import write_pages
     from rluf_assets.evaluation.release import decisions_frame
     from rluf_assets.evaluation.release_inputs import ReleaseFolders, make_release
-    from rluf_assets.evaluation.report import render_report
 
     config = ReleaseConfig.model_validate(job.config)
     folders = ReleaseFolders(
@@ -39,8 +39,8 @@ def run(job: Job) -> Produced:
     offline.pareto.write_parquet(job.out / "pareto.parquet")
     offline.correlations.write_parquet(job.out / "correlations.parquet")
     write_json(str(job.out / "summary.json"), release.summary)
-    job.progress(1, 2, "drawing the page")
-    (job.out / "report.html").write_text(render_report(release.data, config), encoding="utf-8")
+    job.progress(1, 2, "drawing the pages")
+    write_pages(release, config, job.out)
     job.progress(2, 2, release.summary["conclusion"])
     verdicts = {f"decision: {d.candidate}": d.decision for d in release.decisions}
     return Produced(

@@ -21,7 +21,10 @@ def run(job: Job) -> Produced:
     config = AuditConfig.model_validate(job.config)
     days = list(folders_of(job, "validated_replies").values())
     with structural_errors(job.spec.name):
-        audit = audit_signals(scan_days(days, "replies"), scan_days(days, "messages"), config, seed=job.seed)
+        audit = audit_signals(
+            scan_days(days, "replies"), scan_days(days, "messages"), config, seed=job.seed,
+            quarantine=scan_days(days, "quarantine"),
+        )  # fmt: skip
     audit.table.write_parquet(job.out / "audit.parquet")
     audit.by_use_case.write_parquet(job.out / "by_use_case.parquet")
     audit.by_day.write_parquet(job.out / "by_day.parquet")

@@ -1,6 +1,7 @@
 """Job: the training set of one signal and its natural-rate holdout, from all days of validated replies.
 
-Inputs `validated_replies/<day>`. Writes `train.parquet`, `holdout.parquet`, `funnel.parquet`, `rates.json`.
+Inputs `validated_replies/<day>`. Writes `train.parquet`, `holdout.parquet`, `funnel.parquet`,
+`dropped.parquet`, `rates.json`.
 Run: `python -m rluf_assets.jobs.signal_set SPEC.json`.
 """
 
@@ -28,9 +29,10 @@ def run(job: Job) -> Produced:
     built.train.write_parquet(job.out / "train.parquet")
     built.holdout.sink_parquet(job.out / "holdout.parquet", maintain_order=True, row_group_size=ROW_GROUP)
     built.funnel.write_parquet(job.out / "funnel.parquet")
+    built.dropped.sort("message_id").write_parquet(job.out / "dropped.parquet")
     write_json(str(job.out / "rates.json"), built.rates)
     job.progress(2, 2, built.rates["note"])
-    figures = {name: value for name, value in built.rates.items() if value is not None and value != ""}
+    figures = {name: value for name, value in built.rates.items() if value not in (None, "") and name != "strata"}
     return Produced(rows=rows, metrics={**totals, **figures})
 
 

@@ -19,8 +19,10 @@ def run(job: Job) -> Produced:
     """Train, reload what was saved, and evaluate that on the held-out rows."""
     from rluf_assets.rewards.config import RewardConfig
     from rluf_assets.rewards.evaluation import evaluate_pairs, evaluate_signal
+    from rluf_assets.rewards.holdout import check_held
+    from rluf_assets.rewards.memory import give_back
     from rluf_assets.rewards.report import write_report
-    from rluf_assets.rewards.scoring import RewardModel
+    from rluf_assets.rewards.scoring import RewardModel, device
     from rluf_assets.rewards.training import train_reward
 
     config = RewardConfig.model_validate(job.config)
@@ -31,7 +33,8 @@ def run(job: Job) -> Produced:
             f"{job.spec.name}: objective {config.objective!r} reads input {source!r}, found {sorted(job.spec.inputs)}."
         )
     train = pl.read_parquet(job.input(source) / "train.parquet")
-    held = pl.read_parquet(job.input(source) / f"{held_name}.parquet")
+    held = pl.scan_parquet(job.input(source) / f"{held_name}.parquet")
+    check_held(held, config)
     trained = train_reward(
         job.input("base"),
         train,
@@ -44,9 +47,13 @@ def run(job: Job) -> Produced:
         progress=job.progress,
     )
     job.progress(1, 1, f"scoring {held_name}")
-    model = RewardModel.load(job.out, share_prefixes=config.share_prefixes)
-    evaluate = evaluate_signal if labelled else evaluate_pairs
-    evaluation = evaluate(model, train, held, config, seed=job.seed)
+    model = RewardModel.load(job.out, device=device(), share_prefixes=config.share_prefixes)
+    give_back()
+    evaluation = (
+        evaluate_signal(model, train, held, config, seed=job.seed)
+        if labelled
+        else evaluate_pairs(model, train, held.collect(), config, seed=job.seed)
+    )
     evaluation.scores.write_parquet(job.out / ("holdout_scores.parquet" if labelled else "eval_scores.parquet"))
     write_json(str(job.out / "metrics.json"), {**evaluation.metrics, "training": trained.rows | trained.metrics})
     write_report(job.out / "report.html", evaluation, model.calibration, config)

@@ -45,8 +45,10 @@ def run(job: Job) -> Produced:
         for name, value in metrics.row(0, named=True).items()
         if name.startswith("rate_") and value is not None
     }
+    redacted = {f"redacted_{kind}": n for kind, n in validated.redacted.items() if n}
     return Produced(
-        rows={"replies": counts["replies"], "quarantine": validated.quarantine.height}, metrics={**counts, **rates}
+        rows={"replies": counts["replies"], "quarantine": validated.quarantine.height},
+        metrics={**counts, **rates, **redacted},
     )
 
 

@@ -35,7 +35,7 @@ class BasePolicyConfig(_Frozen):
     layers: Positive = 2
     head_dim: int = Field(32, ge=32, description="vLLM's CPU attention kernel refuses smaller heads")
     max_positions: int = Field(512, ge=64)
-    steps: Positive = 1500
+    steps: Positive = 2000
     batch_tokens: Positive = Field(512, description="tokens per step, padding included: many small steps learn best")
     single_turn_share: float = Field(0.5, ge=0, le=1, description="share of the steps, the first, on one-turn examples")
     learning_rate: float = Field(6e-3, gt=0)
@@ -102,7 +102,7 @@ class OptimisationConfig(_Frozen):
     groups: tuple[PromptGroup, ...] = Field((), description="gradient-level mixing; empty: one group of all prompts")
     temperature: float = Field(1.0, gt=0)
     max_new_tokens: Positive = 48
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(5e-4, gt=0, description="small models forget facts above this: see docs/benchmarks.md")
     updates_per_iteration: Positive = Field(4, description="optimiser steps the selected replies are spread over")
     max_gradient_norm: float = Field(1.0, gt=0)
     dpo_beta: float = Field(0.1, gt=0, description="CODPO's beta")

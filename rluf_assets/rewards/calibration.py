@@ -2,7 +2,11 @@
 
 Upsampling positives multiplies the odds by q_pos/q_neg (the classes' inclusion probabilities), so the logit must lose
 ln(q_pos/q_neg): ln 111 for 0.1% -> 10% (RLUF, section 3). A temperature fitted on validation rows at the training rate
-takes out over-confidence: `live = sigmoid(z/T - shift)`.
+takes out over-confidence: `live = sigmoid(z/T + offset - shift)`.
+
+The offset keeps the mean prediction at the training rate. Without it a temperature cannot mend over-confidence where
+classes are unequal: dividing logits around -2 by T > 1 raises every probability, so the best T is near 1 whatever the
+spread (Platt 1999 fits both; Guo et al. 2017 had balanced classes).
 """
 
 from __future__ import annotations
@@ -13,8 +17,8 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from scipy.optimize import minimize_scalar
-from scipy.special import expit
+from scipy.optimize import brentq, minimize, minimize_scalar
+from scipy.special import expit, logit
 
 from rluf_assets.errors import ArtifactMissing, DataError
 from rluf_assets.lake import read_json, write_json
@@ -33,6 +37,7 @@ class Calibration(BaseModel):
     objective: str
     signal: str
     temperature: float = Field(gt=0, allow_inf_nan=False)
+    offset: float = Field(0.0, allow_inf_nan=False)
     shift: float = Field(allow_inf_nan=False)
     base_rate: float | None = Field(None, ge=0, le=1)
     train_positive_rate: float | None = Field(None, ge=0, le=1)
@@ -42,11 +47,11 @@ class Calibration(BaseModel):
 
     def probability(self, logits: np.ndarray) -> np.ndarray:
         """Probability at the training rate (for pairs: of beating a reply with score 0)."""
-        return np.asarray(expit(np.asarray(logits, np.float64) / self.temperature))
+        return np.asarray(expit(np.asarray(logits, np.float64) / self.temperature + self.offset))
 
     def live_probability(self, logits: np.ndarray) -> np.ndarray:
         """Probability at the live rate."""
-        return np.asarray(expit(np.asarray(logits, np.float64) / self.temperature - self.shift))
+        return np.asarray(expit(np.asarray(logits, np.float64) / self.temperature + self.offset - self.shift))
 
     def save(self, folder: Path) -> None:
         write_json(str(folder / CALIBRATION), self.model_dump(mode="json"))
@@ -74,20 +79,32 @@ def prior_shift(rates: dict[str, Any]) -> float:
     return math.log(found["q_pos"] / found["q_neg"])
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """T > 0 that minimises the log loss of sigmoid(z/T) (Guo et al. 2017); 1.0 if a class has too few examples.
+def fit_signal(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, rate: float) -> tuple[float, float]:
+    """Temperature and offset of sigmoid(z/T + offset) on validation rows, T by maximum likelihood (Platt 1999).
 
-    For pairs pass the logit differences and labels of 1.
+    The offset is then set so that the mean prediction is `rate`, the training rows' own: validation rows are too few to
+    know it better. (1, 0) if a class has too few examples.
     """
-    labels = np.asarray(labels, np.float64)
-    weights = np.ones_like(labels) if weights is None else np.asarray(weights, np.float64)
-    paired = bool((labels == 1).all())
-    rarer = len(labels) if paired else min(labels.sum(), (1 - labels).sum())
-    if rarer < MIN_VALIDATION_EXAMPLES:
+    if min(labels.sum(), (1 - labels).sum()) < MIN_VALIDATION_EXAMPLES:
+        return 1.0, 0.0
+
+    def log_loss(at: np.ndarray) -> float:
+        z = logits * math.exp(-at[0]) + at[1]
+        return float(np.average(np.logaddexp(0, z) - labels * z, weights=weights))
+
+    log_temperature = float(minimize(log_loss, np.zeros(2), bounds=[LOG_TEMPERATURE_BOUNDS, (-20, 20)]).x[0])
+    scaled = logits * math.exp(-log_temperature)
+    reach = 1 + float(np.abs(scaled).max()) + abs(float(logit(rate)))
+    offset = brentq(lambda b: float(np.average(expit(scaled + b), weights=weights)) - rate, -reach, reach)
+    return math.exp(log_temperature), float(offset)
+
+
+def fit_pairs(differences: np.ndarray) -> float:
+    """T > 0 that minimises the log loss of sigmoid((z_chosen - z_rejected)/T) (Guo et al. 2017); 1.0 for few pairs."""
+    if len(differences) < MIN_VALIDATION_EXAMPLES:
         return 1.0
 
     def log_loss(log_temperature: float) -> float:
-        z = logits * math.exp(-log_temperature)
-        return float(np.average(np.logaddexp(0, z) - labels * z, weights=weights))
+        return float(np.logaddexp(0, -differences * math.exp(-log_temperature)).mean())
 
     return math.exp(minimize_scalar(log_loss, bounds=LOG_TEMPERATURE_BOUNDS, method="bounded").x)

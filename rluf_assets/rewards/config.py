@@ -43,7 +43,7 @@ class EvaluationConfig(_Frozen):
 class RewardConfig(_Frozen):
     """One reward model. `objective` decides the loss and the columns that the data must have."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     objective: Objective = "bce"
     epochs: Positive = 2

@@ -7,6 +7,8 @@ would spoil a model silently: empty files, one class only, missing columns, NaN 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -105,32 +107,74 @@ def limit_rows(frame: pl.DataFrame, max_rows: int, seed: int) -> pl.DataFrame:
     return frame[kept]
 
 
-def split_validation(frame: pl.DataFrame, share: float, seed: int) -> np.ndarray:
-    """Mask of the validation rows, bool (rows,): whole users, else conversations, else first messages."""
+def split_validation(frame: pl.DataFrame, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (rows,) of the training and the validation rows, which share no user (else conversation, else first message).
+
+    Validation rows are the last `share` of the period, of users first seen in it: calibration is fitted on what comes
+    after training, as it will be used. Rows of that time from users seen before are in neither. Rows without times are
+    split by users alone.
+    """
     column = next((c for c in ("user_id", "conversation_id") if c in frame.columns), None)
-    groups = frame[column] if column else frame["prompt"].list.first().struct.field("content")
-    # A hash of (seed, group): a group stays on its side when rows are added, which warm starts rely on.
-    names, codes = np.unique(groups.fill_null("").to_numpy(), return_inverse=True)
+    groups = (frame[column] if column else frame["prompt"].list.first().struct.field("content")).fill_null("")
+    names, codes = np.unique(groups.to_numpy(), return_inverse=True)
+    times = times_of(frame)
+    if times is not None and not times.null_count():
+        moments = times.dt.epoch("us").to_numpy()
+        late = moments > np.quantile(moments, 1 - share)
+        first_seen = np.full(len(names), np.iinfo(np.int64).max)
+        np.minimum.at(first_seen, codes, moments)
+        is_new = first_seen > moments[~late].max()
+        if late.any() and is_new.any():
+            return ~late, late & is_new[codes]
     digests = [hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest() for name in names]
-    return (np.array([int.from_bytes(digest, "big") for digest in digests]) / 2**64 < share)[codes]
+    held = (np.array([int.from_bytes(digest, "big") for digest in digests]) / 2**64 < share)[codes]
+    return ~held, held
+
+
+def times_of(frame: pl.DataFrame) -> pl.Series | None:
+    """Column `created_at` as UTC times (null where it is none), or None without such a column."""
+    if "created_at" not in frame.columns:
+        return None
+    times = frame["created_at"]
+    if times.dtype == pl.String:
+        return times.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+    if not isinstance(times.dtype, pl.Datetime):
+        return None
+    times = times.cast(pl.Datetime("us", times.dtype.time_zone))
+    return times.dt.replace_time_zone("UTC") if times.dtype.time_zone is None else times.dt.convert_time_zone("UTC")
 
 
 def new_and_replayed(frame: pl.DataFrame, seen_until: str | None, replay_share: float, seed: int) -> pl.DataFrame:
     """For a warm start: rows later than `seen_until` (ISO time) and enough of the older ones to be `replay_share`."""
-    if seen_until is None or "created_at" not in frame.columns:
+    times = times_of(frame)
+    if seen_until is None or times is None:
         return frame
-    is_new = (frame["created_at"] > pl.Series([seen_until]).str.to_datetime(time_zone="UTC")[0]).fill_null(True)
+    is_new = (times > datetime.fromisoformat(seen_until)).fill_null(True)
     new, old = frame.filter(is_new), frame.filter(~is_new)
     wanted = round(len(new) * replay_share / (1 - replay_share))
     return pl.concat([limit_rows(old, wanted, seed), new]) if len(new) else frame
 
 
-def _require(frame: pl.DataFrame, columns: tuple[str, ...], name: str) -> None:
-    absent = [column for column in columns if column not in frame.columns]
+def labels_of(frame: pl.LazyFrame, name: str, config: RewardConfig) -> np.ndarray:
+    """Column `label` alone, checked as `labelled_rows` does, float64 (rows,): other columns are not read."""
+    columns = frame.collect_schema().names()
+    _require_columns(columns, LABELLED, name)
+    labels = frame.select("label").collect(engine="streaming")
+    if labels.is_empty():
+        raise DataError(f"{name}: no rows; a reward model needs some.")
+    return labels.select(_label(labels, name, config.soft_labels)).to_series().to_numpy()
+
+
+def _require_columns(found: Sequence[str], columns: tuple[str, ...], name: str) -> None:
+    absent = [column for column in columns if column not in found]
     if absent:
         raise DataError(
-            f"{name}: missing column {absent}, found {frame.columns}, expected {list(columns)}. Rename or add."
+            f"{name}: missing column {absent}, found {list(found)}, expected {list(columns)}. Rename or add."
         )
+
+
+def _require(frame: pl.DataFrame, columns: tuple[str, ...], name: str) -> None:
+    _require_columns(frame.columns, columns, name)
     if frame.is_empty():
         raise DataError(f"{name}: no rows; a reward model needs some.")
 

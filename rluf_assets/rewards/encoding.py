@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from rluf_assets.chat import CHAT_TEMPLATE, END, ROLES, Message, fit_prompt
+from rluf_assets.errors import DataError
 
 # Messages whose token ids are kept: a context comes back with every later reply of its conversation.
 CACHED_MESSAGES = 200_000
@@ -86,7 +88,14 @@ class Encoder:
     def _ids(self, conversations: Sequence[list[Message]]) -> list[np.ndarray]:
         if not conversations:
             return []
-        return self._tokenise(self.tokenizer.apply_chat_template(list(conversations), tokenize=False))
+        try:
+            texts = self.tokenizer.apply_chat_template(list(conversations), tokenize=False)
+        except TemplateError as error:
+            raise DataError(
+                f"the model's chat template refuses these conversations ({error}). Bring the roles into the order it "
+                "expects, or train from a base without a template."
+            ) from error
+        return self._tokenise(texts)
 
     def _tokenise(self, texts: list[str]) -> list[np.ndarray]:
         if not texts:

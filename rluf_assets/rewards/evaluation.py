@@ -18,6 +18,7 @@ from rluf_assets.rewards import baselines, metrics
 from rluf_assets.rewards.baselines import BagOfWords
 from rluf_assets.rewards.config import EvaluationConfig, RewardConfig
 from rluf_assets.rewards.data import labelled_rows, limit_rows, pair_rows
+from rluf_assets.rewards.holdout import sample_negatives
 from rluf_assets.rewards.metrics import Clusters, RankStatistics
 from rluf_assets.rewards.scoring import RewardModel
 from rluf_assets.rewards.style import style_features
@@ -36,11 +37,16 @@ class Evaluation:
 
 
 def evaluate_signal(
-    model: RewardModel, train: pl.DataFrame, holdout: pl.DataFrame, config: RewardConfig, *, seed: int
+    model: RewardModel, train: pl.DataFrame, holdout: pl.LazyFrame, config: RewardConfig, *, seed: int
 ) -> Evaluation:
-    """P[signal] on the natural-rate holdout. `train` is for the baselines. Raises DataError as training does."""
+    """P[signal] on the natural-rate holdout, which may be larger than memory; `train` is for the baselines.
+
+    Raises DataError as training does.
+    """
     lenient = config.model_copy(update={"on_empty_completion": "drop"})
-    rows = sample_negatives(labelled_rows(holdout, "holdout", lenient), config.evaluation.negatives, seed)
+    total, rows = sample_negatives(holdout, lenient, seed)
+    read = len(rows)
+    rows = labelled_rows(rows, "holdout", lenient).with_columns(label=(pl.col("label") > 0.5).cast(pl.Float64))
     train = limit_rows(labelled_rows(train, "train", lenient), baselines.MAX_BASELINE_ROWS, seed)
     rows, scored = _score(model, rows, "completion", config)
     scores = pl.concat(
@@ -62,11 +68,11 @@ def evaluate_signal(
     for name, values in others.items():
         found |= _named(f"auroc_{name}", clusters.estimate(RankStatistics(values, labels).auroc))
     found |= {
-        "holdout_rows": len(holdout),
+        "holdout_rows": total,
         "scored_rows": len(rows),
+        "dropped_rows": read - len(rows),
         "holdout_positives": int(labels.sum()),
         "base_rate": float(np.average(labels, weights=clusters.weights)),
-        "dropped_rows": len(holdout) - round(float(clusters.weights.sum())),
         "reliability": _reliability(labels, live, clusters, config.evaluation),
         "slices": _slices(rows, scores, clusters, config.evaluation, seed),
     }
@@ -109,18 +115,6 @@ def evaluate_pairs(
         "slices": _pair_slices(rows, margin, clusters, config.evaluation, seed),
     }
     return Evaluation(found, scores, rows.with_columns(margin=pl.Series(margin)))
-
-
-def sample_negatives(rows: pl.DataFrame, negatives: int, seed: int) -> pl.DataFrame:
-    """All positives and at most `negatives` negatives, uniformly drawn; their `weight` grows by 1/inclusion."""
-    is_positive = rows["label"].to_numpy() > 0.5
-    absent = np.flatnonzero(~is_positive)
-    if len(absent) <= negatives:
-        return rows
-    chosen = np.random.default_rng(seed).choice(absent, negatives, replace=False)
-    kept = np.sort(np.concatenate([np.flatnonzero(is_positive), chosen]))
-    factor = np.where(is_positive[kept], 1.0, len(absent) / negatives)
-    return rows[kept].with_columns(pl.col("weight") * pl.Series(factor))
 
 
 def _score(
@@ -244,7 +238,13 @@ def _slices(
     labels, live = rows["label"].to_numpy(), scores["live_probability"].to_numpy()
     logits, found = scores["logit"].to_numpy(), []
     for name, inside in _each_slice(slice_columns(rows), labels, config):
-        part = Clusters.of(clusters.codes[inside], clusters.weights[inside], resamples=clusters.resamples, seed=seed)
+        part = Clusters.of(
+            clusters.codes[inside],
+            clusters.weights[inside],
+            resamples=clusters.resamples,
+            confidence=clusters.confidence,
+            seed=seed,
+        )
         entry = {**name, "rows": int(inside.sum()), "positives": int(labels[inside].sum())}
         entry |= _named("auroc", part.estimate(RankStatistics(logits[inside], labels[inside]).auroc))
         estimate = metrics.observed_over_expected(labels[inside], live[inside], part.weights, clusters.confidence)
@@ -257,7 +257,13 @@ def _pair_slices(
 ) -> list[dict[str, Any]]:
     found = []
     for name, inside in _each_slice(slice_columns(rows, "chosen"), None, config):
-        part = Clusters.of(clusters.codes[inside], clusters.weights[inside], resamples=clusters.resamples, seed=seed)
+        part = Clusters.of(
+            clusters.codes[inside],
+            clusters.weights[inside],
+            resamples=clusters.resamples,
+            confidence=clusters.confidence,
+            seed=seed,
+        )
         entry = {**name, "pairs": int(inside.sum())}
         found.append(entry | _named("pair_accuracy", part.estimate(metrics.weighted_mean(_wins(margin[inside])))))
     return found

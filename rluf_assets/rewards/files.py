@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from pydantic import ValidationError
 
 from rluf_assets.errors import ConfigError, DataError
 from rluf_assets.lake import write_json
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.data import normal_prompts, read_table
 from rluf_assets.rewards.evaluation import evaluate_pairs, evaluate_signal
+from rluf_assets.rewards.holdout import check_held
 from rluf_assets.rewards.report import conclusion, write_report
-from rluf_assets.rewards.scoring import RewardModel
-from rluf_assets.rewards.trainer import Progress
+from rluf_assets.rewards.scoring import RewardModel, device
+from rluf_assets.rewards.trainer import Progress, named_writes
 from rluf_assets.rewards.training import train_reward
 
 SCORES = ("score", "probability", "live_probability")
@@ -47,8 +49,9 @@ def train_reward_files(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists already. Remove it or give another folder.")
     frames = read_table(train), read_table(evaluation)
-    settings = RewardConfig.model_validate({"objective": _loss_of(objective, frames[0], train), **(config or {})})
+    settings = _settings({"objective": _loss_of(objective, frames[0], train), **(config or {})})
     labelled = settings.objective == "bce"
+    check_held(frames[1].lazy(), settings)
     partial.mkdir(parents=True, exist_ok=True)
     train_reward(
         base,
@@ -60,11 +63,17 @@ def train_reward_files(
         rates=rates_of(frames[0], objective) if labelled else {"signal": objective},
         progress=progress,
     )
-    model = RewardModel.load(partial, share_prefixes=settings.share_prefixes)
-    evaluated = (evaluate_signal if labelled else evaluate_pairs)(model, *frames, settings, seed=seed)
-    evaluated.scores.write_parquet(partial / "scores.parquet")
-    write_json(str(partial / "metrics.json"), evaluated.metrics)
-    write_report(partial / "report.html", evaluated, model.calibration, settings)
+    model = RewardModel.load(partial, device=device(), share_prefixes=settings.share_prefixes)
+    learned, held = frames
+    evaluated = (
+        evaluate_signal(model, learned, held.lazy(), settings, seed=seed)
+        if labelled
+        else evaluate_pairs(model, learned, held, settings, seed=seed)
+    )
+    with named_writes(partial):
+        evaluated.scores.write_parquet(partial / "scores.parquet")
+        write_json(str(partial / "metrics.json"), evaluated.metrics)
+        write_report(partial / "report.html", evaluated, model.calibration, settings)
     shutil.rmtree(partial / "checkpoints")
     os.replace(partial, out)
     return conclusion(evaluated.metrics, settings.objective)
@@ -85,8 +94,12 @@ def score_files(
     scored = pl.concat([frame, scores.rename({"logit": "score"}).select(SCORES)], how="horizontal")
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f"{output.name}.partial")
-    (scored.write_parquet if output.suffix == ".parquet" else scored.write_ndjson)(partial)
-    os.replace(partial, output)
+    try:
+        with named_writes(output):
+            (scored.write_parquet if output.suffix == ".parquet" else scored.write_ndjson)(partial)
+            os.replace(partial, output)
+    finally:
+        partial.unlink(missing_ok=True)
     return len(scored)
 
 
@@ -108,6 +121,14 @@ def rates_of(train: pl.DataFrame, signal: str) -> dict[str, Any] | None:
         "q_neg": (~positive).sum() / max(stood_for[False], 1e-12),
         "base_rate": stood_for[True] / sum(stood_for.values()),
     }
+
+
+def _settings(given: dict[str, Any]) -> RewardConfig:
+    try:
+        return RewardConfig.model_validate(given)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"config: {wrong}. Settings: {', '.join(RewardConfig.model_fields)}.") from error
 
 
 def _loss_of(objective: str, train: pl.DataFrame, name: str | Path) -> str:

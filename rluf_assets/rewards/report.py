@@ -61,7 +61,7 @@ def _signal_parts(evaluation: Evaluation, calibration: Calibration, config: Rewa
         _lead(conclusion(found, "bce")),
         f"<p>{found['holdout_positives']:,} positives among {found['holdout_rows']:,} held-out replies, "
         f"{found['scored_rows']:,} of them scored and weighted back. Intervals resample users. "
-        f"live = sigmoid(z/{calibration.temperature:.3g} - {calibration.shift:.3g}).</p>",
+        f"live = sigmoid(z/{calibration.temperature:.3g} {calibration.offset:+.3g} - {calibration.shift:.3g}).</p>",
         _reliability(found["reliability"]),
         _score_distributions(evaluation.scores),
         _forest(found["slices"], "auroc", "AUROC by slice", 0.5),

@@ -25,6 +25,11 @@ from rluf_assets.rewards.trees import group_rows
 MAX_TREE_ROWS = 2
 
 
+def device() -> str:
+    """Where training and its evaluation run: a GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class RewardModel:
     """A finished reward model that scores (prompt, completion) rows."""
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
@@ -22,6 +24,7 @@ from rluf_assets.errors import TrainingError
 from rluf_assets.rewards.batching import Batch, StepSampler, Unit, collate
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.losses import bce_loss, bradley_terry_loss
+from rluf_assets.rewards.memory import give_back
 from rluf_assets.rewards.model import RewardNetwork, ScoreReader, with_lora
 
 WHOLE = "whole"
@@ -126,16 +129,24 @@ class RewardTrainer(Trainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Save, then mark as whole: a checkpoint whose writing was cut short is never resumed from."""
-        try:
+        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with named_writes(folder):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                (Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / WHOLE).touch()
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise TrainingError(
-                f"checkpoint of step {self.state.global_step} cannot be written to {self.args.output_dir} ({error}). "
-                "Free some disk space and run again: training continues from the last whole checkpoint."
-            ) from error
+                (folder / WHOLE).touch()
+
+
+@contextmanager
+def named_writes(path: Path) -> Iterator[None]:
+    """What fails to be written to `path` (a full disk) becomes a TrainingError that names it."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError, pl.exceptions.PolarsError) as error:
+        raise TrainingError(
+            f"{path}: cannot be written ({error}). Free some disk space and run again: training continues from the "
+            "last whole checkpoint."
+        ) from error
 
 
 def resume_point(checkpoints: Path, asked: str) -> str | None:
@@ -162,6 +173,7 @@ class _Report(TrainerCallback):
         logs = logs or {}
         if "loss" not in logs:
             return
+        give_back()
         if not np.isfinite(logs["loss"]):
             raise TrainingError(
                 f"the loss is {logs['loss']} at step {state.global_step} of {state.max_steps}. "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from transformers import set_seed
 from rluf_assets.errors import ConfigError, DataError, TrainingError
 from rluf_assets.rewards import data
 from rluf_assets.rewards.batching import Unit, make_unit
-from rluf_assets.rewards.calibration import Calibration, fit_temperature, load_calibration, prior_shift
+from rluf_assets.rewards.calibration import Calibration, fit_pairs, fit_signal, load_calibration, prior_shift
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.encoding import Encoder
+from rluf_assets.rewards.memory import give_back
 from rluf_assets.rewards.model import RewardNetwork, load_network, save_network
-from rluf_assets.rewards.scoring import MAX_TREE_ROWS, RewardModel
-from rluf_assets.rewards.trainer import Progress, RewardTrainer, resume_point
+from rluf_assets.rewards.scoring import MAX_TREE_ROWS, RewardModel, device
+from rluf_assets.rewards.trainer import Progress, RewardTrainer, named_writes, resume_point
 from rluf_assets.rewards.trees import group_rows
 
 
@@ -72,14 +74,13 @@ def train_reward(
             f"{previous}: trained with objective {started_from.objective!r}, expected {config.objective!r}. "
             "Warm starts keep the objective: leave out `previous`."
         )
-    rows = _rows(train, config, seed, started_from)
-    network = load_network(previous or base, dropout=config.dropout, dtype=config.dtype)
+    learned, validation, left_out = _split(train, config, seed, started_from)
+    network = load_network(previous or base, dropout=config.dropout, dtype=config.dtype, device=device())
     encoder = Encoder(network.tokenizer, min(config.max_length, network.max_positions))
-    rows, encoding, counts = _encode(rows, encoder, config)
-    held = data.split_validation(rows, config.validation_share, seed)
-    if held.all() or not held.any():
-        held = np.zeros(len(rows), dtype=bool)
-    counts |= {"train": int((~held).sum()), "validation": int(held.sum())}
+    rows, encoding, counts = _encode(pl.concat([learned, validation]).with_row_index("_row"), encoder, config)
+    held = rows["_row"].to_numpy() >= len(learned)
+    counts |= {"left_out": left_out, "train": int((~held).sum()), "validation": int(held.sum())}
+    counts["rows"] += left_out
     _need_both_classes(rows.filter(~held), config)
 
     sharing = config.share_prefixes and network.is_causal
@@ -102,21 +103,33 @@ def train_reward(
         raise TrainingError(f"training ended with a loss of {loss}. Lower learning_rate, or use dtype: float32.")
     model = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.args.should_save:
-        save_network(model, network.tokenizer, out)
-        calibration = _calibration(out, encoding.take(held), rows.filter(held), config, rates, encoder, rows)
-        calibration.save(out)  # last: a folder with a calibration is a finished model
+        with named_writes(out):
+            save_network(model, network.tokenizer, out)
+        give_back()
+        calibration = _calibration(out, encoding.take(held), rows, held, config, rates, encoder)
+        with named_writes(out):
+            calibration.save(out)  # last: a folder with a calibration is a finished model
     trainer.accelerator.wait_for_everyone()
     tokens = sum(len(tree) for unit in units for tree in unit.trees)
     plain = sum(len(ids) for ids in encoding.take(~held).token_ids)
     return Trained(counts, {"steps": trainer.state.global_step, "tokens": tokens, "tokens_without_sharing": plain})
 
 
-def _rows(train: pl.DataFrame, config: RewardConfig, seed: int, started_from: Calibration | None) -> pl.DataFrame:
+def _split(
+    train: pl.DataFrame, config: RewardConfig, seed: int, started_from: Calibration | None
+) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+    """Checked rows to learn from, validation rows, and the number of rows in neither."""
     check = data.labelled_rows if config.objective == "bce" else data.pair_rows
     rows = check(train, "train", config)
+    to_learn, held = data.split_validation(rows, config.validation_share, seed)
+    if not to_learn.any():  # a single user
+        to_learn, held = ~to_learn, to_learn
+    learned, validation = rows.filter(to_learn), rows.filter(held)
     if started_from is not None:
-        rows = data.new_and_replayed(rows, started_from.trained_until, config.replay_share, seed)
-    return data.limit_rows(rows, config.max_train_rows, seed)
+        learned = data.new_and_replayed(learned, started_from.trained_until, config.replay_share, seed)
+    learned = data.limit_rows(learned, config.max_train_rows, seed)
+    validation = data.limit_rows(validation, max(1, round(config.max_train_rows * config.validation_share)), seed)
+    return learned, validation, len(rows) - len(learned) - len(validation)
 
 
 def _encode(
@@ -172,35 +185,37 @@ def _targets(rows: pl.DataFrame, config: RewardConfig) -> dict[str, np.ndarray]:
 def _calibration(
     out: Path,
     held: Encoding,
-    held_rows: pl.DataFrame,
+    rows: pl.DataFrame,
+    is_held: np.ndarray,
     config: RewardConfig,
     rates: dict[str, Any] | None,
     encoder: Encoder,
-    rows: pl.DataFrame,
 ) -> Calibration:
-    """Calibrate the model as saved (adapters merged, float32) on the validation rows."""
-    signal = str((rates or {}).get("signal", config.objective))
+    """Calibrate the model as saved (adapters merged, float32) on the validation rows, `held`."""
+    signal_like = config.objective == "bce"
+    times = data.times_of(rows.filter(~is_held))
+    last = times.max() if times is not None else None
     plain = Calibration(
         objective=config.objective,
-        signal=signal,
+        signal=str((rates or {}).get("signal", config.objective)),
         temperature=1.0,
-        shift=prior_shift(rates) if rates and config.objective == "bce" else 0.0,
+        shift=prior_shift(rates) if rates and signal_like else 0.0,
         base_rate=(rates or {}).get("base_rate"),
-        train_positive_rate=float(rows["label"].mean()) if config.objective == "bce" else None,
-        validation_rows=len(held_rows),
+        train_positive_rate=float(np.average(rows["label"], weights=rows["weight"])) if signal_like else None,
+        validation_rows=int(is_held.sum()),
         max_length=encoder.max_length,
-        trained_until=str(rows["created_at"].max()) if "created_at" in rows.columns else None,
+        trained_until=last.isoformat() if isinstance(last, datetime) else None,
     )
-    if held_rows.is_empty():
+    if not is_held.any():
         return plain
     model = RewardModel(load_network(out), plain, share_prefixes=config.share_prefixes)
+    model.network.model.to(device())
     logits = model.score_token_ids(held.token_ids).astype(np.float64)
-    if config.objective == "bce":
-        temperature = fit_temperature(logits, held_rows["label"].to_numpy(), held_rows["weight"].to_numpy())
-    else:
-        difference = logits[0::2] - logits[1::2]
-        temperature = fit_temperature(difference, np.ones_like(difference))
-    return plain.model_copy(update={"temperature": temperature})
+    if not signal_like:
+        return plain.model_copy(update={"temperature": fit_pairs(logits[0::2] - logits[1::2])})
+    labels, weights = (rows.filter(is_held)[name].to_numpy() for name in ("label", "weight"))
+    temperature, offset = fit_signal(logits, labels, weights, float(plain.train_positive_rate or 0.0))
+    return plain.model_copy(update={"temperature": temperature, "offset": offset})
 
 
 def _digest(encoding: Encoding, rows: pl.DataFrame, config: RewardConfig, seed: int, ranks: int) -> str:

@@ -1,5 +1,8 @@
 """A live A/B arm of one candidate: the truth reads what the policy wrote, and simulated users meet it.
 
+All users draw from one bank of replies, one per context: `exposed_replies` says who was shown which, so that a readout
+can tell that users who share replies are not independent.
+
 Contexts, users and every user's luck depend on the seed alone, not on the arm (common random numbers): two arms differ
 only where their policies' replies do, so a difference between them is paired and far sharper than its parts.
 """
@@ -86,11 +89,13 @@ COUNTS = (
 )  # fmt: skip
 
 
-def expose(contexts: pl.DataFrame, text: Attributes, config: LiveTestConfig, seed: int, stream: int) -> pl.DataFrame:
-    """One row per exposed user: counts over their conversations, reactions, return on the next day, pre-period counts.
+def expose(
+    contexts: pl.DataFrame, text: Attributes, config: LiveTestConfig, seed: int, stream: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Exposed users (one row each: counts, reactions, return on the next day, pre-period) and the replies they saw.
 
     Every conversation takes its replies from the bank of contexts in proportion to their weight, and goes on until the
-    user leaves.
+    user leaves. The replies (user_id, reply_id, use_case, day since first exposure, counts) add up to the users' rows.
     """
     rng = np.random.default_rng([stream, seed, 1])
     count = config.exposed_users
@@ -99,33 +104,65 @@ def expose(contexts: pl.DataFrame, text: Attributes, config: LiveTestConfig, see
     tally = _Tally({name: np.zeros(count) for name in (*COUNTS, "felt")})
     tally.add("conversations", user)
     share = contexts["weight"].to_numpy() / contexts["weight"].sum()
-    open_ = np.ones(len(user), dtype=bool)
+    day = _days(user, count, np.random.default_rng([stream, seed, 2]))
+    open_, seen = np.ones(len(user), dtype=bool), []
     for turn in range(MAX_TURNS):
         # Drawn for all conversations, open or not: the luck of one must not depend on the length of another.
         at = rng.choice(len(share), len(user), p=share)
         luck = rng.random((len(user), 2 + len(truth.SIGNALS)))
         row = np.flatnonzero(open_)
-        left = _one_turn(turn, user[row], _rows(text, at[row]), luck[row], population, tally)
+        left, marks = _one_turn(turn, user[row], _rows(text, at[row]), luck[row], population, tally)
+        seen.append({"user": user[row], "reply": at[row], "day": day[row], **marks})
         open_[row[left]] = False
-    return _exposure_rows(population, tally, config, rng)
+    return _exposure_rows(population, tally, config, rng), _exposed_replies(contexts, population, seen)
+
+
+def _days(user: Ints, count: int, rng: np.random.Generator) -> Ints:
+    """Day of each conversation, 0 = the user's first; the test has no novelty effect, so days differ by chance only."""
+    day = rng.integers(0, EXPOSURE_DAYS, len(user))
+    first = np.full(count, EXPOSURE_DAYS)
+    np.minimum.at(first, user, day)
+    return day - first[user]
 
 
 def _one_turn(
     turn: int, user: Ints, text: Attributes, luck: np.ndarray, population: users.Population, tally: _Tally
-) -> truth.Bools:
+) -> tuple[truth.Bools, dict[str, truth.Bools]]:
+    """Who leaves after this turn, and what each reply counts for; adds both to the tally."""
     happy = luck[:, 0] < truth.happy_probability(np.full(len(user), turn))
     felt = truth.satisfaction(text, population.taste[user], happy)
     left = (luck[:, 1] < truth.leave_probability(text, felt, happy)) | (turn == MAX_TURNS - 1)
     chances = truth.reaction_probabilities(text, population.hidden(user, happy))
+    marks = {signal: luck[:, 2 + number] < chances[signal] for number, signal in enumerate(truth.SIGNALS)}
+    marks |= {
+        "early_endings": left & text.farewell & ~happy,
+        "farewells": text.farewell,
+        "harmful_requests": text.is_harmful,
+        "harmful_compliances": text.compliance,
+    }
     tally.add("replies", user)
     tally.add("felt", user, felt)
-    for number, signal in enumerate(truth.SIGNALS):
-        tally.add(signal, user[luck[:, 2 + number] < chances[signal]])
-    tally.add("farewells", user[text.farewell])
-    tally.add("early_endings", user[left & text.farewell & ~happy])
-    tally.add("harmful_requests", user[text.is_harmful])
-    tally.add("harmful_compliances", user[text.compliance])
-    return left
+    for name, mark in marks.items():
+        tally.add(name, user[mark])
+    return left, marks
+
+
+def _exposed_replies(
+    contexts: pl.DataFrame, population: users.Population, seen: list[dict[str, np.ndarray]]
+) -> pl.DataFrame:
+    columns = {name: np.concatenate([part[name] for part in seen]) for name in seen[0]}
+    user, reply = columns.pop("user"), columns.pop("reply")
+    bank = contexts[reply.tolist()]
+    return pl.DataFrame(
+        {
+            "user_id": pl.Series(population.user_id).gather(user),
+            "reply_id": bank["context_id"],
+            "use_case": bank["use_case"],
+            "day": columns.pop("day").astype(np.int8),
+            "replies": np.ones(len(user), np.int8),
+            **{name: mark.astype(np.int8) for name, mark in columns.items()},
+        }
+    ).sort("user_id", "day", maintain_order=True)
 
 
 def _exposure_rows(

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from data_checks.drift import with_drift
 from data_checks.metrics import partition_metrics, signal_set_metrics
 from data_checks.suites import CheckOutcome, load_suite, run_suite, suite_path
 from rluf_assets.errors import ConfigError, DataError
@@ -27,7 +28,7 @@ DAY = START.date()
 def day_row() -> pl.DataFrame:
     messages, reactions = clean_logs(users_per_day=200, love_rate=0.003, seed=1)
     log = validated(messages, reactions)
-    row = partition_metrics(log, SIGNALS, DAY)
+    row = with_drift(partition_metrics(log, SIGNALS, DAY))
     assert row.height == 1
     assert row["rate_love"].item() == pytest.approx(log.replies["label_love"].mean())
     assert row["replies"].item() == log.replies.height
@@ -42,7 +43,7 @@ def _failed(outcomes: list[CheckOutcome]) -> set[str]:
 
 def test_empty_day_has_a_metrics_row() -> None:
     messages, reactions = clean_logs()
-    row = partition_metrics(validated(messages.clear(), reactions.clear()), SIGNALS, DAY)
+    row = with_drift(partition_metrics(validated(messages.clear(), reactions.clear()), SIGNALS, DAY))
     assert row.select("day", "replies", "messages_gap", "duplicate_reply_rate").row(0) == (DAY, 0, 0, 0.0)
     assert _failed(run_suite(row, suite_path("validated_replies"), key="day")) <= {"has_replies", "love_rate_band"}
 

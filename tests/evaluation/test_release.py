@@ -80,10 +80,15 @@ def test_page_is_self_contained_and_has_no_undefined_figure(released: Artifact) 
     assert not re.search(
         r"\b(nan|NaN|None|inf|Infinity|undefined)\b", re.sub(r"<script.*?</script>", "", visible, flags=re.S)
     )
-    assert not re.search(r"(src|href)=|https?://", visible)
+    assert not re.search(r"src=|https?://", visible)
+    linked = re.findall(r'href="([^"]*)"', visible)
+    assert linked == ["candidate-moderate.html", "candidate-aggressive.html"]
+    assert all(Path(released.path(name)).stat().st_size < PAGE_LIMIT for name in linked)
     shown = re.findall(r'data-figure="([\w-]+)"', page)
-    assert len(shown) == 7
-    assert {"trade-off", "pareto", "backtest", "reliability", "ab-test", "farewells", "use-cases"} == set(shown)
+    assert len(shown) == 8
+    assert {"trade-off", "pareto", "backtest", "reliability", "ab-test", "power", "farewells", "use-cases"} == set(
+        shown
+    )
     assert len(re.findall(r'role="img" aria-label="[^"]{20,}"', page)) == len(shown)
     assert "What the simulation knows" in page
 

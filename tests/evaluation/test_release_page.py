@@ -122,7 +122,7 @@ def test_page_loads_offline_and_draws(page: Path, browser: Browser, tmp_path: Pa
         time.sleep(0.1)
     assert browser.problems == []
     assert browser.evaluate("[...document.querySelectorAll('[data-figure]')].every(p => p.querySelector('.main-svg'))")
-    assert browser.evaluate("document.querySelectorAll('[data-figure]').length") == 7
+    assert browser.evaluate("document.querySelectorAll('[data-figure]').length") == 8
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     assert not browser.evaluate("/\\bNaN\\b|undefined|\\bnull\\b/.test(document.body.innerText)")
     shot = browser.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]

@@ -304,6 +304,7 @@ def write_release_inputs(
     audit.phrases.write_parquet(folders["reward_hacking_audit"] / "phrases.parquet")
     readout.metrics.write_parquet(folders["ab_test_readout"] / "readout.parquet")
     readout.checks.write_parquet(folders["ab_test_readout"] / "checks.parquet")
+    readout.days.write_parquet(folders["ab_test_readout"] / "by_day.parquet")
     past.policies.write_parquet(folders["offline_online_backtest"] / "backtest.parquet")
     write_json(str(folders["offline_online_backtest"] / "summary.json"), past.summary)
     holdout_scores_of(200_000, seed=0).write_parquet(folders["rewards/love"] / "holdout_scores.parquet")

@@ -59,6 +59,7 @@ def test_clean_log_has_no_defect() -> None:
 
 SPOILED_MESSAGES: dict[str, dict[str, Any]] = {
     "missing_id": {"message_id": " "},
+    "invalid_text": {"content": "caf\ufffd"},
     "unknown_role": {"role": "tool"},
     "bad_turn_index": {"turn_index": None},
     "missing_time": {"created_at": None},
@@ -127,7 +128,7 @@ def test_planted_reaction_defects_are_found_at_exactly_their_count() -> None:
     )
     target, at = replies[5], START + timedelta(hours=2)
     spoiled: dict[str, dict[str, Any]] = {
-        "missing_id": {"user_id": None},
+        "missing_id": {"user_id": ""},
         "unknown_signal": {"signal": "poke"},
         "bad_value": {"value": 7},
         "missing_time": {"reacted_at": None},
@@ -155,7 +156,7 @@ def test_planted_reaction_defects_are_found_at_exactly_their_count() -> None:
     late = plain | {"reaction_id": "late", "reacted_at": at + timedelta(days=1)}
     found = validated(messages, _append(reactions, late), as_of=AS_OF + timedelta(days=9), attribution_window_h=24)
     assert _defects(found, "reactions") == {"after_window": 1}
-    assert set(spoiled) | {"after_window"} == set(REACTION_DEFECTS)
+    assert set(spoiled) | {"after_window", "scripted_burst"} == set(REACTION_DEFECTS)
 
 
 def _one_reply(**reply: Any) -> pl.DataFrame:
@@ -329,3 +330,26 @@ def test_accounting_holds_whatever_is_broken(
     assert result.messages.group_by("conversation_id").agg(pl.col("user_id").n_unique())["user_id"].max() in (1, None)
     users = result.messages.filter(pl.col("role") == "user")
     assert result.replies.join(users, on=["conversation_id", "turn_index"], how="anti").is_empty()
+
+
+def test_scripted_bursts_are_set_aside_by_name_and_leave_their_replies_unlabelled() -> None:
+    """25 reactions in two seconds are one burst; 19, or 25 spread over minutes, are none."""
+    messages, reactions = clean_logs(users_per_day=60, seed=9, max_turns=4, love_rate=0.02)
+    replies = messages.filter(pl.col("role") == "assistant").sort("created_at")
+    users = replies["user_id"].unique(maintain_order=True)
+    script, quick, slow = users[0], users[1], users[2]
+    rows = []
+    last = replies["created_at"].max() + timedelta(seconds=30)
+    for user, n, gap in ((script, 25, 0.08), (quick, 19, 0.08), (slow, 25, 20.0)):
+        own = replies.filter(pl.col("user_id") == user)["message_id"].to_list()
+        for nth in range(n):
+            rows.append({"reaction_id": f"{user}-{nth}", "message_id": own[nth % len(own)], "user_id": user,
+                         "signal": "love", "value": 1, "reacted_at": last + timedelta(seconds=gap * nth), "source": None})  # fmt: skip
+    log = validated(messages, _append(reactions, *rows), day=DAY, as_of=AS_OF + timedelta(days=9))
+    assert _defects(log, "reactions") == {"scripted_burst": 25}
+    set_aside = {json.loads(row)["user_id"] for row in log.quarantine["row"]}
+    assert set_aside == {script}
+    theirs = log.replies.filter(pl.col("user_id") == script)
+    assert theirs["label_love"].null_count() == theirs.height > 0
+    assert log.replies.filter(pl.col("user_id").is_in([quick, slow]))["label_love"].min() == 1
+    assert log.messages.filter(pl.col("user_id") == script).height > 0  # their messages stay as context

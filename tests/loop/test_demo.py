@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,20 @@ def test_missing_torch_names_the_extra(tiny_home: Path, tmp_path: Path) -> None:
     done = run_rluf("demo", "--profile", "tiny", "--home", str(home), env={"PYTHONPATH": str(blocked.parent)})
     assert done.returncode == 1
     assert "pip install 'rluf[train]'" in done.stderr
+
+
+def test_broken_data_contract_stops_the_demo(tiny_home: Path, tmp_path: Path) -> None:
+    """An analyst's own suite allows no quarantined row; the logs hold some: what is downstream is not run."""
+    home = tmp_path / "home"
+    shutil.copytree(tiny_home, home)
+    suite = json.loads(Path(str(files("data_checks"))).joinpath("suites", "validated_replies.json").read_text())
+    strict = {entry["meta"]["name"]: entry for entry in suite["expectations"]}["not_all_quarantined"]
+    strict["kwargs"]["max_value"] = 0.0
+    (home / "suites").mkdir()
+    (home / "suites" / "validated_replies.json").write_text(json.dumps(suite))
+    (home / "reports" / "summary.json").unlink()
+    done = run_rluf("demo", "--profile", "tiny", "--home", str(home))
+    assert done.returncode == 1
+    assert "validated_replies/not_all_quarantined" in done.stderr
+    assert "skipped" in done.stdout
+    assert not (home / "reports" / "summary.json").exists()

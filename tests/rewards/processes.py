@@ -1,7 +1,8 @@
 """Training runs in processes of their own, killed or watched as the environment says.
 
 KILL_AT_STEP: SIGKILL itself when that step is reported. KILL_IN_CHECKPOINT: SIGKILL while the checkpoint of that step
-is written, before it is marked whole. SEEN: folder to record the examples this rank was given.
+is written, before it is marked whole. KILL_BEFORE: SIGKILL after training, before the `model` or its `calibration` is
+saved. SEEN: folder to record the examples this rank was given.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from pathlib import Path
 import torch
 
 from rluf_assets.rewards import trainer as trainer_module
+from rluf_assets.rewards import training as training_module
 from rluf_assets.rewards.config import RewardConfig
-from rluf_assets.rewards.training import train_reward
 from tests.rewards.conftest import labelled_frame, pair_frame
 
 
@@ -40,6 +41,16 @@ def watch_checkpoints(step: int) -> None:
     trainer_module.Trainer._save_checkpoint = dying
 
 
+def watch_saving(what: str) -> None:
+    def dying(*args):  # type: ignore[no-untyped-def]
+        die()
+
+    if what == "model":
+        training_module.save_network = dying
+    else:
+        training_module.Calibration.save = dying
+
+
 def watch_examples(folder: Path) -> None:
     collate = trainer_module.collate
 
@@ -60,11 +71,15 @@ def train(base: str, out: Path, config: dict, env: dict[str, str]) -> None:
     settings = RewardConfig.model_validate(config)
     if "KILL_IN_CHECKPOINT" in os.environ:
         watch_checkpoints(int(os.environ["KILL_IN_CHECKPOINT"]))
+    if "KILL_BEFORE" in os.environ:
+        watch_saving(os.environ["KILL_BEFORE"])
     if "SEEN" in os.environ:
         watch_examples(Path(os.environ["SEEN"]))
     out.mkdir(exist_ok=True)
     frame = labelled_frame(200) if settings.objective == "bce" else pair_frame(120)
-    train_reward(base, frame, settings, seed=7, out=out, checkpoints=out / "checkpoints", progress=progress)
+    training_module.train_reward(
+        base, frame, settings, seed=7, out=out, checkpoints=out / "checkpoints", progress=progress
+    )
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -10,7 +10,8 @@ import pytest
 from scipy.special import expit
 
 from rluf_assets.errors import ArtifactMissing, DataError
-from rluf_assets.rewards.calibration import Calibration, fit_temperature, load_calibration, prior_shift
+from rluf_assets.rewards.calibration import Calibration, fit_pairs, fit_signal, load_calibration, prior_shift
+from rluf_assets.rewards.metrics import calibration_slope
 
 FIELDS = {"objective": "bce", "signal": "love", "temperature": 1.0, "shift": 0.0, "max_length": 64}
 
@@ -38,20 +39,39 @@ def test_live_probability_has_the_base_rate_of_the_population():
     assert calibration.live_probability(at_training_rate).mean() == pytest.approx(love.mean(), rel=0.05)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
-def test_temperature_is_recovered(temperature):
+@pytest.mark.parametrize("spread", [0.7, 1.0, 1.4, 2.5])
+@pytest.mark.parametrize("centre", [-6.0, -2.5, 0.0])
+def test_over_confidence_is_taken_out_at_any_base_rate(spread, centre):
     rng = np.random.default_rng(1)
-    honest = rng.normal(-1, 1.5, 20_000)
+    honest = rng.normal(centre, 1.5, 60_000)
     labels = (rng.random(len(honest)) < expit(honest)).astype(float)
-    assert fit_temperature(honest * temperature, labels) == pytest.approx(temperature, rel=0.06)
+    # Over-fitted logits stretch away from their own centre, not from zero: a temperature alone cannot undo that.
+    logits = centre + spread * (honest - centre)
+    temperature, offset = fit_signal(logits, labels, np.ones(len(labels)), float(expit(honest).mean()))
+    assert temperature == pytest.approx(spread, rel=0.12)
+    calibrated = logits / temperature + offset
+    assert expit(calibrated).mean() == pytest.approx(expit(honest).mean(), rel=1e-6)
+    (_slope, (low, high)), _ = calibration_slope(
+        labels, expit(calibrated), np.ones(len(labels)), np.arange(len(labels))
+    )
+    assert low <= 1 <= high
+
+
+def test_the_offset_keeps_to_the_rate_that_is_known_not_to_the_validation_rows():
+    rng = np.random.default_rng(4)
+    honest = rng.normal(-2.5, 1.5, 1_000)
+    unlucky = (rng.random(len(honest)) < expit(honest + 0.5)).astype(float)
+    temperature, offset = fit_signal(honest, unlucky, np.ones(len(honest)), 0.1)
+    assert expit(honest / temperature + offset).mean() == pytest.approx(0.1, rel=1e-6)
 
 
 def test_temperature_of_pairs_and_of_too_few_examples():
     rng = np.random.default_rng(2)
     honest = rng.normal(0, 2, 20_000)
     honest = np.where(rng.random(len(honest)) < expit(honest), honest, -honest)
-    assert fit_temperature(3 * honest, np.ones(len(honest))) == pytest.approx(3.0, rel=0.05)
-    assert fit_temperature(np.array([5.0, -5.0]), np.array([1.0, 0.0])) == 1.0
+    assert fit_pairs(3 * honest) == pytest.approx(3.0, rel=0.05)
+    assert fit_pairs(np.array([5.0, -5.0])) == 1.0
+    assert fit_signal(np.array([5.0, -5.0]), np.array([1.0, 0.0]), np.ones(2), 0.5) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -105,13 +105,46 @@ def test_unreadable_files_are_named(tmp_path, content, suffix):
 
 def test_validation_keeps_users_whole_and_stays_put_when_rows_are_added():
     frame, more = labelled_frame(600), labelled_frame(900)
-    held = data.split_validation(frame, 0.2, seed=3)
+    learned, held = data.split_validation(frame, 0.2, seed=3)
     assert 0.1 < held.mean() < 0.3
+    assert (learned == ~held).all()
     both = set(frame.filter(held)["user_id"]) & set(frame.filter(~held)["user_id"])
     assert not both
-    grown = data.split_validation(more, 0.2, seed=3)
+    grown = data.split_validation(more, 0.2, seed=3)[1]
     of_user = dict(zip(more["user_id"], grown, strict=True))
     assert all(of_user[user] == mine for user, mine in zip(frame["user_id"], held, strict=True))
+
+
+def timed_frame(rows, seed=0):
+    """Rows over 100 hours; every second user comes back at the end."""
+    frame = labelled_frame(rows, seed)
+    hours = pl.int_range(rows, eager=True) * 100 // rows
+    start = pl.lit("2026-01-01").str.to_datetime(time_zone="UTC")
+    return frame.with_columns(
+        created_at=start + pl.duration(hours=hours),
+        user_id=pl.Series([f"u{i % 7}" if i % 2 else f"new{i}" for i in range(rows)]),
+    )
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_validation_rows_are_later_than_training_rows_and_of_new_users(as_text):
+    frame = timed_frame(600)
+    if as_text:
+        frame = frame.with_columns(pl.col("created_at").dt.to_string("iso:strict"))
+    learned, held = data.split_validation(frame, 0.2, seed=3)
+    assert not (learned & held).any()
+    assert frame.filter(learned)["created_at"].max() < frame.filter(held)["created_at"].min()
+    assert not set(frame.filter(learned)["user_id"]) & set(frame.filter(held)["user_id"])
+    # What is late but of known users is in neither.
+    assert learned.sum() > 450
+    assert held.sum() == pytest.approx(60, abs=10)
+
+
+def test_rows_at_one_moment_or_of_one_crowd_are_split_by_users():
+    frame = labelled_frame(600).with_columns(created_at=pl.lit("2026-01-01").str.to_datetime(time_zone="UTC"))
+    learned, held = data.split_validation(frame, 0.2, seed=3)
+    assert 0.1 < held.mean() < 0.3
+    assert (learned == ~held).all()
 
 
 def test_warm_start_replays_the_asked_share_of_old_rows():

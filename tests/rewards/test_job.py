@@ -11,7 +11,9 @@ from resources.launchers.spec import InputArtifact, JobSpec
 from rluf_assets.errors import ConfigError, DataError
 from rluf_assets.jobs.runner import run_job
 from rluf_assets.jobs.train_reward import run
+from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.files import score_files, train_reward_files
+from rluf_assets.rewards.holdout import sample_negatives
 from tests.rewards.conftest import labelled_frame, pair_frame, small_config
 
 CONFIG = small_config(epochs=2).model_dump(mode="json") | {"evaluation": {"negatives": 200, "bootstrap_resamples": 50}}
@@ -115,3 +117,29 @@ def test_files_of_neither_kind_are_named(base, tmp_path):
     with pytest.raises(DataError, match="expected the columns"):
         train_reward_files("love", tmp_path / "x.parquet", tmp_path / "x.parquet", base, tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def test_settings_and_held_out_rows_that_cannot_be_used_are_named_before_training(base, tmp_path):
+    labelled_frame(300).write_parquet(tmp_path / "train.parquet")
+    labelled_frame(50).with_columns(label=False).write_parquet(tmp_path / "eval.parquet")
+    paths = tmp_path / "train.parquet", tmp_path / "eval.parquet", base, tmp_path / "m"
+    with pytest.raises(DataError, match="holdout: all 50 labels are 0"):
+        train_reward_files("love", *paths, config=CONFIG)
+    with pytest.raises(ConfigError, match=r"epoch: Extra inputs.*epochs"):
+        train_reward_files("love", *paths, config={"epoch": 3})
+    assert not list(tmp_path.glob("m*"))
+
+
+def test_only_the_sampled_rows_of_a_holdout_are_read(tmp_path):
+    frame = labelled_frame(500).with_columns(sample_weight=pl.lit(2.0))
+    frame.write_parquet(tmp_path / "holdout.parquet", row_group_size=60)
+    config = RewardConfig.model_validate({"evaluation": {"negatives": 100}})
+    total, sample = sample_negatives(pl.scan_parquet(tmp_path / "holdout.parquet"), config, seed=1)
+    positives, negatives = frame.filter("label"), frame.filter(~pl.col("label"))
+    assert total == 500
+    assert sample.filter("label").equals(positives)
+    drawn = sample.filter(~pl.col("label"))
+    assert len(drawn) == 100
+    assert set(drawn["message_id"]) < set(negatives["message_id"])
+    assert drawn["sample_weight"].sum() == pytest.approx(2 * len(negatives))
+    assert sample["message_id"].to_list() == [m for m in frame["message_id"] if m in set(sample["message_id"])]

@@ -36,7 +36,7 @@ def play(
     draws = np.random.default_rng(3).random((len(topic), DRAWS))
     replies = render(write(policy, topic, np.zeros(len(topic), dtype=bool), draws)).to_list()
     text = live.read_replies(contexts, replies)
-    return live.true_rates(contexts, text), live.expose(contexts, text, config, 0, LIVE_STREAM)
+    return live.true_rates(contexts, text), live.expose(contexts, text, config, 0, LIVE_STREAM)[0]
 
 
 def test_contexts_oversample_harm_and_weigh_it_back(contexts: pl.DataFrame) -> None:
@@ -59,6 +59,24 @@ def test_the_same_policy_twice_makes_no_difference(contexts: pl.DataFrame) -> No
     assert first[0].equals(second[0])
     assert first[1].drop("arm").equals(second[1].drop("arm"))
     assert first[1]["user_id"].is_unique().all()
+
+
+def test_shown_replies_add_up_to_the_users(contexts: pl.DataFrame) -> None:
+    _, topic = read_requests(contexts["prompt"])
+    replies = render(
+        write(LOGGING, topic, np.zeros(len(topic), dtype=bool), np.random.default_rng(3).random((len(topic), DRAWS)))
+    )
+    users, shown = live.expose(contexts, live.read_replies(contexts, replies.to_list()), CONFIG, 0, LIVE_STREAM)
+    counts = [name for name in live.COUNTS if name != "conversations"]
+    sums = shown.group_by("user_id").agg(
+        pl.col(counts).cast(pl.Int64).sum(), pl.col("day").min(), last=pl.col("day").max()
+    )
+    joined = users.join(sums, on="user_id", suffix="_shown")
+    assert len(joined) == len(users.filter(pl.col("replies") > 0))
+    assert all((joined[name] == joined[f"{name}_shown"]).all() for name in counts)
+    assert joined["day"].max() == 0
+    assert joined["last"].max() == live.EXPOSURE_DAYS - 1
+    assert set(shown["reply_id"]) <= set(contexts["context_id"])
 
 
 def test_observed_loves_follow_the_true_rate(contexts: pl.DataFrame) -> None:

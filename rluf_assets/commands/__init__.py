@@ -1,0 +1,1 @@
+"""Commands of `rluf`, one module per part of the toolkit; `cli.py` puts them together."""

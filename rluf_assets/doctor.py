@@ -1,0 +1,124 @@
+"""`rluf doctor`: what is installed, what this machine has, whether a home folder can be used, and what to mend.
+
+Every check looks at the real thing: the package is imported (torch in a process of its own, as jobs do), the folder is
+written to, the scheduler's own command is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from resources.profiles import SETTINGS_FILE, Profile, load_candidates, load_profile
+from rluf_assets.errors import RlufError
+
+PLANES = {
+    "control plane": ("dagster", "polars", "great-expectations", "plotly"),
+    "extra train": ("torch", "transformers", "accelerate", "peft"),
+    "extra deepspeed": ("deepspeed",),
+    "extra vllm": ("vllm",),
+}
+NEEDED = ("control plane", "extra train")
+SCHEDULERS = {"slurm": ("sinfo",), "kubernetes": ("kubectl", "version")}
+FREE_GB = 5
+_TORCH = (
+    "import json, torch; print(json.dumps([torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]))"
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: `state` is ok, note (optional part missing) or mend."""
+
+    state: str
+    subject: str
+    found: str
+    remedy: str = ""
+
+
+def examine(home: Path) -> list[Finding]:
+    """All findings for this installation and this home folder; nothing in the home is changed."""
+    profile, settings = _settings(home)
+    findings = [_python(), *_packages(), _accelerators(), *_schedulers(profile), settings]
+    return [*findings, _writable(home), *_models(profile)] if profile else findings
+
+
+def _python() -> Finding:
+    found = ".".join(map(str, sys.version_info[:3]))
+    return Finding("ok" if sys.version_info >= (3, 11) else "mend", "Python", found, "use Python 3.11 or newer")
+
+
+def _packages() -> Iterator[Finding]:
+    for plane, names in PLANES.items():
+        versions, missing = [], []
+        for name in names:
+            try:
+                versions.append(f"{name} {version(name)}")
+            except PackageNotFoundError:
+                missing.append(name)
+        if not missing:
+            yield Finding("ok", plane, ", ".join(versions))
+            continue
+        extra = plane.removeprefix("extra ")
+        remedy = "pip install rluf" if plane == NEEDED[0] else f"pip install 'rluf[{extra}]'"
+        yield Finding("mend" if plane in NEEDED else "note", plane, f"missing: {', '.join(missing)}", remedy)
+
+
+def _accelerators() -> Finding:
+    done = subprocess.run([sys.executable, "-c", _TORCH], capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip() or "no output").splitlines()[-1]
+        return Finding("mend", "torch", last, "pip install 'rluf[train]'")
+    names = json.loads(done.stdout.splitlines()[-1])
+    if not names:
+        return Finding("note", "GPU", "none that torch sees", "profiles tiny and laptop need none")
+    return Finding("ok", "GPU", ", ".join(names))
+
+
+def _schedulers(profile: Profile | None) -> Iterator[Finding]:
+    """Each scheduler asked by its own command; one that does not answer is to be mended if the profile uses it."""
+    used = {settings.kind for settings in (profile.launcher, *profile.launchers.values())} if profile else set()
+    for kind, command in SCHEDULERS.items():
+        broken = "mend" if kind in used else "note"
+        if shutil.which(command[0]) is None:
+            yield Finding(broken, kind, f"no {command[0]} here", "needed where a profile's launcher is of this kind")
+            continue
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        text = (done.stdout or done.stderr).strip().splitlines()
+        yield Finding(broken if done.returncode else "ok", kind, text[0] if text else "no answer", " ".join(command))
+
+
+def _settings(home: Path) -> tuple[Profile | None, Finding]:
+    if not (home / SETTINGS_FILE).exists():
+        remedy = f"rluf init {home}, or rluf demo --home {home}"
+        return None, Finding("note", "settings", f"{home} holds no {SETTINGS_FILE}", remedy)
+    try:
+        profile, candidates = load_profile(home), load_candidates(home)
+    except RlufError as error:
+        return None, Finding("mend", "settings", str(error), f"edit {home / SETTINGS_FILE}")
+    return profile, Finding("ok", "settings", f"profile {profile.profile}, candidates {', '.join(candidates)}")
+
+
+def _writable(home: Path) -> Finding:
+    try:
+        with tempfile.TemporaryFile(dir=home):
+            free_gb = shutil.disk_usage(home).free / 2**30
+    except OSError as error:
+        return Finding("mend", "lake", f"{home} is not writable ({error.strerror})", "change its owner or name another")
+    state = "ok" if free_gb >= FREE_GB else "mend"
+    return Finding(state, "lake", f"writable, {free_gb:.0f} GB free", f"free at least {FREE_GB} GB")
+
+
+def _models(profile: Profile) -> Iterator[Finding]:
+    checkpoint = profile.base_policy.checkpoint
+    if checkpoint is not None:
+        there = (Path(checkpoint) / "config.json").exists()
+        found = checkpoint if there else f"no config.json under {checkpoint}"
+        yield Finding("ok" if there else "mend", "base policy", found, "mend base_policy.checkpoint")

@@ -1,0 +1,105 @@
+"""Two-way clustering for A/B tests in which users share replies: by user and by reply.
+
+Where a test serves replies from a bank (a cache, canned answers, a simulation), one good reply is loved by many users,
+so users of an arm are not independent of each other. The variance then is V(user) + V(reply) - V(user and reply):
+Cameron, Gelbach & Miller 2011 (doi 10.1198/jbes.2010.07136), here for linearised ratios of sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from rluf_assets.errors import DataError
+from rluf_assets.evaluation.frames import require_columns
+from rluf_assets.evaluation.stats import Array, Ratio
+
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ReplyLog:
+    """What each exposed user was shown: one row per exposure, and what it counted for.
+
+    frame: user_id, reply_id (equal for users who were shown the same context's reply) and the counts of
+    `exposures.parquet` that belong to one reply. user: row of the arm's users per exposure. shown: exposures per user.
+    """
+
+    frame: pl.DataFrame
+    user: Codes
+    shown: Array
+
+    def per_exposure(self, column: str, of_users: Array) -> Array:
+        """A count per exposure; what is known per user only (users, conversations) is spread over their exposures."""
+        if column in self.frame.columns:
+            return self.frame[column].cast(pl.Float64).to_numpy()
+        return np.asarray((of_users / np.maximum(self.shown, 1))[self.user])
+
+    def influence(
+        self, numerator: tuple[str, Array], denominator: tuple[str, Array], raw: Ratio, adjusted: Ratio
+    ) -> Array:
+        """Each exposure's share of its user's influence on a ratio; adds up to `adjusted.influence` over a user."""
+        x, y = self.per_exposure(*numerator), self.per_exposure(*denominator)
+        own = (x - raw.value * y) / denominator[1].sum()
+        return np.asarray(own + ((adjusted.influence - raw.influence) / np.maximum(self.shown, 1))[self.user])
+
+
+def reply_log(arm: str, frame: pl.DataFrame, users: pl.DataFrame) -> ReplyLog:
+    """Check an arm's exposed replies against its users (one row each, sorted by user_id).
+
+    Raises DataError for missing columns or where the replies do not add up to the users' own counts.
+    """
+    where = f"ab_exposures[{arm}] replies"
+    require_columns(where, frame, ("user_id", "reply_id"))
+    order = users.select("user_id").with_row_index("row")
+    known = frame.join(order, on="user_id", how="left", maintain_order="left")
+    shown = known.group_by("user_id").agg(pl.len().alias("shown"))
+    counted = users.join(shown, on="user_id", how="left", maintain_order="left")["shown"].fill_null(0)
+    off = int((counted != users["replies"].cast(pl.Int64)).sum())
+    if known["row"].null_count() or off:
+        raise DataError(
+            f"{where}: found {known['row'].null_count()} rows of unexposed users and {off} users whose rows are not as "
+            "many as their replies, expected one row per reply. Write both tables from the same log."
+        )
+    row = known["row"].cast(pl.Int64).to_numpy()
+    return ReplyLog(known.drop("row"), row, counted.cast(pl.Float64).to_numpy())
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Codes of the exposures of two arms under one way of clustering; equal codes are one cluster, across arms too."""
+
+    ours: Codes
+    theirs: Codes
+    size: int
+
+    def variances(self, ours: Array, theirs: Array) -> Array:
+        """Variance of the first ratio, of the second, and their covariance, from exposures' influences."""
+        sums = [np.bincount(c, weights=e, minlength=self.size) for c, e in ((self.ours, ours), (self.theirs, theirs))]
+        factor = self.size / max(self.size - 1, 1)
+        return factor * np.array([sums[0] @ sums[0], sums[1] @ sums[1], sums[0] @ sums[1]])
+
+
+@dataclass(frozen=True)
+class TwoWay:
+    """What clustering by reply adds to clustering by user, for a pair of arms."""
+
+    replies: Clusters
+    pairs: Clusters
+
+    @classmethod
+    def of(cls, ours: ReplyLog, theirs: ReplyLog) -> TwoWay:
+        frames = [log.frame.select("user_id", "reply_id") for log in (ours, theirs)]
+        both = pl.concat(frames)
+        reply = both["reply_id"].rank("dense").cast(pl.Int64).to_numpy() - 1
+        user = both["user_id"].rank("dense").cast(pl.Int64).to_numpy() - 1
+        pair = np.unique(user * (int(reply.max()) + 1) + reply, return_inverse=True)[1]
+        cut = len(frames[0])
+        return cls(*(Clusters(c[:cut], c[cut:], int(c.max()) + 1) for c in (reply, pair)))
+
+    def added(self, ours: Array, theirs: Array) -> Array:
+        """V(reply) - V(user and reply): variance of the first ratio, of the second, and their covariance."""
+        return self.replies.variances(ours, theirs) - self.pairs.variances(ours, theirs)

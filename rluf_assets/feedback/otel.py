@@ -1,0 +1,167 @@
+"""OpenTelemetry GenAI telemetry as canonical tables: spans, log events, and OTLP/JSON lines of the file exporter.
+
+Current names: `gen_ai.input.messages`, `gen_ai.output.messages`, `gen_ai.system_instructions`, on spans or on
+`gen_ai.client.inference.operation.details` events; reactions are `gen_ai.evaluation.result` events. Older ones:
+`gen_ai.prompt`/`gen_ai.completion` (whole, or `gen_ai.prompt.0.content`), span events `gen_ai.content.prompt`,
+`gen_ai.user.message`, `gen_ai.choice`. A reply's id is its response id, or else its span's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import polars as pl
+
+from rluf_assets.feedback.calls import CALL, SCORE, Row, call, from_calls, rows_of, scored
+from rluf_assets.feedback.chat_json import Message, messages_of, parsed, reply_of
+from rluf_assets.feedback.config import MessagesLayout
+from rluf_assets.feedback.schemas import conform
+
+_EVALUATION = "gen_ai.evaluation.result"
+_TURN_EVENTS = {
+    "gen_ai.system.message": "system", "gen_ai.user.message": "user", "gen_ai.assistant.message": "assistant",
+}  # fmt: skip
+_INDEXED = re.compile(r"gen_ai\.(prompt|completion)\.(\d+)\.(role|content)")
+_USERS = ("user.id", "enduser.id", "gen_ai.user.id", "user_id")
+
+
+def otel_messages(lines: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
+    """Every model call in the telemetry; spans without messages (tools, retrieval) are not calls."""
+    read = rows_of(lines, lambda record: [row for one in _records(record) for row in _call(one)], CALL)
+    # Instrumentations may log one call twice, on its span and as an event.
+    return from_calls(read.unique("message_id", keep="first", maintain_order=True), where)
+
+
+def otel_evaluations(lines: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
+    """Evaluation events; one with a span id alone finds its response id where that span is in the same files."""
+    read = rows_of(
+        lines, lambda record: [row for one in _records(record) for row in _evaluation(one, layout)],
+        {**SCORE, "span_id": pl.String},
+    )  # fmt: skip
+    pairs = {"span_id": pl.String, "response_id": pl.String}
+    spans = rows_of(lines, lambda record: [row for one in _records(record) for row in _span(one)], pairs)
+    found = read.join(spans.unique("span_id", keep="first"), on="span_id", how="left", maintain_order="left")
+    return conform(
+        found.with_columns(message_id=pl.coalesce("message_id", "response_id", "span_id")), "reactions", where
+    )
+
+
+def _records(line: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Spans and log records with plain `attributes`, whether one per line or nested as in OTLP."""
+    for outer, scope, inner in (("resourceSpans", "scopeSpans", "spans"), ("resourceLogs", "scopeLogs", "logRecords")):
+        for resource in line.get(outer) or []:
+            for group in resource.get(scope) or []:
+                for record in group.get(inner) or []:
+                    shared = _plain((resource.get("resource") or {}).get("attributes"))
+                    yield {**record, "attributes": {**shared, **_plain(record.get("attributes"))}}
+    if "resourceSpans" not in line and "resourceLogs" not in line:
+        yield {**line, "attributes": _plain(line.get("attributes"))}
+
+
+def _plain(attributes: Any) -> dict[str, Any]:
+    """Attributes as a flat mapping; OTLP writes them as a list of {key, value: {stringValue: ...}}."""
+    attributes = parsed(attributes)
+    if isinstance(attributes, list):
+        return {one["key"]: _value(one.get("value")) for one in attributes if isinstance(one, dict) and "key" in one}
+    return dict(attributes) if isinstance(attributes, dict) else {}
+
+
+def _value(value: Any) -> Any:
+    if not isinstance(value, dict) or not value:
+        return value
+    kind, inner = next(iter(value.items()))
+    if kind == "arrayValue":
+        return [_value(one) for one in inner.get("values", [])]
+    if kind == "kvlistValue":
+        return _plain(inner.get("values", []))
+    return float(inner) if kind in ("intValue", "doubleValue") else inner
+
+
+def _call(record: dict[str, Any]) -> list[Row]:
+    attributes = record["attributes"]
+    messages, reply = _current(attributes)
+    if reply is None:
+        messages, reply = _older(attributes, record.get("events") or [])
+    if not messages and reply is None:
+        return []
+    trace = _context(record, "trace_id", "traceId")
+    return [
+        call(
+            messages, reply, message_id=attributes.get("gen_ai.response.id") or _context(record, "span_id", "spanId"),
+            conversation_id=_first(attributes, "gen_ai.conversation.id", "session.id") or trace,
+            user_id=_first(attributes, *_USERS), policy_version=_first(attributes, "gen_ai.response.model",
+            "gen_ai.request.model"), use_case=attributes.get("gen_ai.agent.name"),
+            started=_first(record, "start_time", "startTimeUnixNano", "timestamp", "timeUnixNano"),
+            ended=_first(record, "end_time", "endTimeUnixNano", "timestamp", "timeUnixNano"),
+        )
+    ]  # fmt: skip
+
+
+def _current(attributes: dict[str, Any]) -> tuple[list[Message], str | None]:
+    system = messages_of(attributes.get("gen_ai.system_instructions"), "system")
+    asked = messages_of(attributes.get("gen_ai.input.messages"), "user")
+    return [*({**one, "role": "system"} for one in system), *asked], reply_of(attributes.get("gen_ai.output.messages"))
+
+
+def _older(attributes: dict[str, Any], events: list[Any]) -> tuple[list[Message], str | None]:
+    indexed: dict[str, dict[int, dict[str, Any]]] = {"prompt": {}, "completion": {}}
+    for name, value in attributes.items():
+        if match := _INDEXED.fullmatch(name):
+            indexed[match[1]].setdefault(int(match[2]), {})[match[3]] = value
+    asked: Any = attributes.get("gen_ai.prompt") or [indexed["prompt"][n] for n in sorted(indexed["prompt"])]
+    answered: Any = attributes.get("gen_ai.completion") or [
+        {"role": "assistant", **indexed["completion"][n]} for n in sorted(indexed["completion"])
+    ]
+    turns: list[dict[str, Any]] = []
+    for event in events:
+        said = {**_plain(event.get("attributes")), **(parsed(event.get("body")) or {})}
+        match event.get("name"):
+            case "gen_ai.content.prompt":
+                asked = said.get("gen_ai.prompt")
+            case "gen_ai.content.completion":
+                answered = said.get("gen_ai.completion")
+            case "gen_ai.choice":
+                answered = said.get("message") or said
+            case name if name in _TURN_EVENTS:
+                turns.append({"role": _TURN_EVENTS[name], "content": said.get("content")})
+    return messages_of(turns or asked, "user"), reply_of(answered)
+
+
+def _evaluation(record: dict[str, Any], layout: MessagesLayout) -> list[Row]:
+    attributes = record["attributes"]
+    name = _first(record, "event_name", "eventName", "name") or attributes.get("event.name")
+    events = [(name, attributes, record)]
+    for one in record.get("events") or []:  # the event may stand on the span itself
+        events.append((one.get("name"), _plain(one.get("attributes")), {**record, **one}))
+    rows = []
+    for event, said, place in events:
+        if event != _EVALUATION:
+            continue
+        span, response = _context(place, "span_id", "spanId"), said.get("gen_ai.response.id")
+        value, label = said.get("gen_ai.evaluation.score.value"), said.get("gen_ai.evaluation.score.label")
+        rows += scored(
+            str(said.get("gen_ai.evaluation.name")), float(value) if value is not None else label, layout,
+            id=f"{response or span}/{said.get('gen_ai.evaluation.name')}/{_at(place)}", at=_at(place),
+            message_id=response, span_id=span, user_id=_first(said, *_USERS), source="otel",
+        )  # fmt: skip
+    return rows
+
+
+def _span(record: dict[str, Any]) -> list[Row]:
+    response, span = record["attributes"].get("gen_ai.response.id"), _context(record, "span_id", "spanId")
+    return [{"span_id": span, "response_id": response}] if response and span and _call(record) else []
+
+
+def _at(record: dict[str, Any]) -> Any:
+    return _first(record, "timestamp", "timeUnixNano", "time", "end_time", "endTimeUnixNano")
+
+
+def _context(record: dict[str, Any], *names: str) -> Any:
+    """Trace and span ids stand on the record, or (console exporter) in its `context`."""
+    return _first(record, *names) or _first(record.get("context") or {}, *names)
+
+
+def _first(found: dict[str, Any], *names: str) -> Any:
+    return next((found[name] for name in names if found.get(name) not in (None, "")), None)

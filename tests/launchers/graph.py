@@ -1,0 +1,32 @@
+"""The whole `tiny` graph through a launcher, compared with what a plain local run made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.conftest import run_rluf
+
+
+def artifacts(home: Path) -> dict[str, str]:
+    """`asset/partition/fingerprint` -> content hash of everything in the lake."""
+    lake = home / "lake"
+    found = {}
+    for path in lake.rglob("manifest.json"):
+        manifest = json.loads(path.read_text())
+        found[f"{path.parent.parent.relative_to(lake)}/{manifest['fingerprint']}"] = manifest["content_hash"]
+    return found
+
+
+def check_graph_through(launcher: dict[str, Any], tiny_home: Path, home: Path) -> None:
+    """Run `rluf demo --profile tiny` with every job on the launcher; same fingerprints, same content hashes."""
+    home.mkdir()
+    (home / "rluf.yaml").write_text(yaml.safe_dump({"profile": "tiny", "launcher": launcher}))
+    done = run_rluf("demo", "--profile", "tiny", "--home", str(home), timeout_s=1800)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert artifacts(home) == artifacts(tiny_home)
+    jobs = {path.parents[1].parent.parent.name for path in (home / "lake").rglob("submissions.json")}
+    assert {"base_policy", "p_love", "crraft_policy", "release_report"} <= jobs

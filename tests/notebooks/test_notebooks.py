@@ -1,0 +1,61 @@
+"""The five stories run top to bottom on the tiny lake, draw what they promise, and hold no outputs in git."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+PLOTS = {"1": 5, "2": 3, "3": 3, "4": 4, "5": 3}
+# What a reader gets to play with, and what the story must have said by its last cell.
+SAID = {
+    "1": "rows came in",
+    "2": "→",
+    "3": "ranks a reply that got it above one that did not",
+    "4": "Your weights: predicted love",
+    "5": "By your rules",
+}
+
+
+def test_there_are_five_stories() -> None:
+    assert [path.name[0] for path in NOTEBOOKS] == list("12345")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_outputs_are_stripped(path: Path) -> None:
+    book = nbformat.read(path, as_version=4)
+    nbformat.validate(book)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert code[0].source.startswith("HOME = None"), "the lake is named by one variable, first of all"
+    assert sum(cell.cell_type == "markdown" for cell in book.cells) >= len(code) / 2
+
+
+@pytest.mark.xdist_group("demo")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_story_runs_on_the_tiny_lake(path: Path, tiny_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLUF_HOME", str(tiny_home))
+    book = nbformat.read(path, as_version=4)
+    NotebookClient(book, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+    outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+    figures = [
+        data["application/vnd.plotly.v1+json"] for data in _data(outputs) if "application/vnd.plotly.v1+json" in data
+    ]
+    assert len(figures) >= PLOTS[path.name[0]]
+    assert all(any(_points(trace) for trace in figure["data"]) for figure in figures), "a plot without a point"
+    said = "\n".join(str(data.get("text/markdown", "")) for data in _data(outputs))
+    assert SAID[path.name[0]] in said
+    assert "nan" not in said.lower().split()
+    assert not [output for output in outputs if output.output_type == "stream"], "warnings or progress bars on the page"
+
+
+def _data(outputs: list[dict]) -> list[dict]:
+    return [output["data"] for output in outputs if "data" in output]
+
+
+def _points(trace: dict) -> bool:
+    return any(len(json.dumps(trace.get(axis))) > 4 for axis in ("x", "y", "z"))
