@@ -171,7 +171,8 @@ def _validate(logs: Path, out: Path, day: date, last: date) -> None:
     as_of = min(last, day + timedelta(days=1)) + timedelta(days=1)
     config = ContractConfig.model_validate({"day": day, "as_of": f"{as_of}T00:00:00+00:00"})
     messages, reactions = table("messages", day), table("reactions", day)
-    assert messages is not None and reactions is not None
+    assert messages is not None
+    assert reactions is not None
     one = timedelta(days=1)
     log = validate(messages, reactions, config, previous_messages=table("messages", day - one),
                    next_reactions=table("reactions", day + one))  # fmt: skip

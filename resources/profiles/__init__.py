@@ -129,7 +129,8 @@ def packaged(name: str) -> Traversable:
 def load_profile(home: Path, name: str | None = None) -> Profile:
     """The profile that `rluf.yaml` in the home folder names, under the file's other keys, under the environment's.
 
-    `RLUF__signal_set__user_cap=7` sets `signal_set.user_cap`; values are YAML. `name`, if given, is taken for the packaged profile.
+    `RLUF__signal_set__user_cap=7` sets `signal_set.user_cap`; values are YAML. `name`, if given, is taken for the
+    packaged profile.
     """
     settings_file = home / SETTINGS_FILE
     own = _mapping(settings_file.read_text(), str(settings_file)) if settings_file.exists() else {}

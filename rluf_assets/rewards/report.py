@@ -41,7 +41,8 @@ def conclusion(metrics: dict[str, Any], objective: str) -> str:
     if objective != "bce":
         return (
             f"The model prefers the reply experts chose in {_percent(metrics, 'pair_accuracy')} of "
-            f"{metrics['eval_pairs']:,} held-out pairs; a bag of words does in {_percent(metrics, 'pair_accuracy_bag_of_words')}, "
+            f"{metrics['eval_pairs']:,} held-out pairs; a bag of words does in "
+            f"{_percent(metrics, 'pair_accuracy_bag_of_words')}, "
             f"length alone in {_percent(metrics, 'pair_accuracy_length_only')}."
         )
     low, high = metrics["observed_over_expected_ci"]

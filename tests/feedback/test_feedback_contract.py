@@ -343,8 +343,9 @@ def test_scripted_bursts_are_set_aside_by_name_and_leave_their_replies_unlabelle
     for user, n, gap in ((script, 25, 0.08), (quick, 19, 0.08), (slow, 25, 20.0)):
         own = replies.filter(pl.col("user_id") == user)["message_id"].to_list()
         for nth in range(n):
+            at = last + timedelta(seconds=gap * nth)
             rows.append({"reaction_id": f"{user}-{nth}", "message_id": own[nth % len(own)], "user_id": user,
-                         "signal": "love", "value": 1, "reacted_at": last + timedelta(seconds=gap * nth), "source": None})  # fmt: skip
+                         "signal": "love", "value": 1, "reacted_at": at, "source": None})  # fmt: skip
     log = validated(messages, _append(reactions, *rows), day=DAY, as_of=AS_OF + timedelta(days=9))
     assert _defects(log, "reactions") == {"scripted_burst": 25}
     set_aside = {json.loads(row)["user_id"] for row in log.quarantine["row"]}

@@ -199,7 +199,8 @@ def test_splits_never_cross_and_the_rate_is_exact(
         swap = {ids[-1]: ids[0]}
         log = Validated(
             log.replies.with_columns(pl.col("conversation_id").replace(swap)),
-            log.messages.with_columns(pl.col("conversation_id").replace(swap)), *(log.reactions, log.quarantine, log.accounting),
+            log.messages.with_columns(pl.col("conversation_id").replace(swap)),
+            log.reactions, log.quarantine, log.accounting,
         )  # fmt: skip
     built = _build(
         log, seed=seed, holdout_days=holdout_days, target_positive_rate=target, user_cap=cap, duplicates=duplicates

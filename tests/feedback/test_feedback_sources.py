@@ -98,7 +98,7 @@ def test_days_by_template_and_by_filter(tmp_path: Path) -> None:
     mine.write_parquet(tmp_path / "2026-01-02" / "part-0.parquet")
     for source in (str(tmp_path / "all.parquet"), str(tmp_path / "{day}" / "*.parquet")):
         assert _read(source, format="canonical", day=day).equals(mine)
-    with pytest.raises(ConfigError, match="has {day} but no day is given"):
+    with pytest.raises(ConfigError, match=r"has \{day\} but no day is given"):
         _read(str(tmp_path / "{day}.parquet"), format="canonical")
 
 

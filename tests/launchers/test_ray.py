@@ -57,7 +57,7 @@ def test_jobs_run_are_reused_and_fail_with_their_last_words(ray_address: str, tm
     with pytest.raises(JobFailed, match=r"exit status 1(.|\n)*absent\.json: absent"):
         launcher(ray_address).run(None, bad)
     secret = adopt_spec(tmp_path, name="secret")
-    with pytest.raises(JobFailed, match="exit status 78|RLUF_NO_SUCH_TOKEN|code 78"):
+    with pytest.raises(JobFailed, match=r"exit status 78|RLUF_NO_SUCH_TOKEN|code 78"):
         launcher(ray_address, secrets=("RLUF_NO_SUCH_TOKEN",)).run(None, secret)
     with pytest.raises(ConfigError, match="a Ray job's entry point runs on one"):
         launcher(ray_address).render(adopt_spec(tmp_path, resources={"nodes": 2}))

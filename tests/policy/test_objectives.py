@@ -59,7 +59,7 @@ def test_scales_are_those_of_the_reference_replies() -> None:
 def test_scales_leave_nan_out_and_refuse_a_constant_score() -> None:
     broken = SCORES.with_columns(logit_love=pl.Series([1.0, float("nan"), 5.0]))
     assert Normalisation.fit(broken, ("love",)).mean["love"] == pytest.approx(3.0)
-    with pytest.raises(DataError, match="'safety'.*without any spread"):
+    with pytest.raises(DataError, match=r"'safety'.*without any spread"):
         Normalisation.fit(SCORES.with_columns(logit_safety=pl.lit(0.4)), OBJECTIVES)
 
 

@@ -159,7 +159,7 @@ def test_lora_trains_adapters_and_head_and_merges_into_a_plain_folder(base, tmp_
     assert any("score" in name for name in trainable)
     assert all("lora_" in name or "score" in name for name in trainable)
     with torch.no_grad():
-        for name, parameter in wrapped.named_parameters():
+        for parameter in wrapped.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05)
     ids = random_rows(3, 300)
