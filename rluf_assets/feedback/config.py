@@ -119,16 +119,17 @@ class ContractConfig(_Config):
 
 
 class AdversarialConfig(_Config):
-    """Users who react to nearly everything they are shown: their rows say nothing about replies."""
+    """Users who, over some trailing days, react to nearly everything they are shown: their rows say nothing."""
 
-    min_shown: int = Field(20, ge=1)
+    min_shown: int = Field(20, ge=1, description="replies shown within the trailing days")
     min_reacted_share: float = Field(0.8, gt=0, le=1)
+    trailing_days: int = Field(28, ge=1, description="sources without times: the whole of them")
 
 
 class AuditConfig(_Config):
     """Stage 1: which signal deserves trust."""
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     signals: tuple[str, ...] = SIGNALS
     polarity: dict[str, Literal[-1, 0, 1]] = Field(POLARITY, description="what each signal claims to mean")
     return_days: int = Field(14, ge=1)
@@ -158,7 +159,7 @@ class SplitConfig(_Config):
 class SignalSetConfig(SplitConfig):
     """Stage 2: the upsampled training set of one signal and its natural-rate holdout."""
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     signal: str = "love"
     target_positive_rate: float = Field(0.1, gt=0, lt=1)
     user_cap: int = Field(50, ge=1, description="positives, and sampled negatives, kept of one user")
@@ -196,7 +197,7 @@ class PairsConfig(_Config):
 class PromptsConfig(SplitConfig):
     """Fixed prompts: `optimisation` from the training period, `evaluation` from users of the holdout period."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     optimisation_prompts: int = Field(2000, ge=1)
     evaluation_prompts: int = Field(500, ge=1)
     min_share: dict[str, float] = Field({}, description="use case -> least share of each split")

@@ -46,16 +46,33 @@ def require_signal(replies: pl.LazyFrame, signal: str) -> None:
 
 
 def user_table(replies: pl.LazyFrame, adversarial: AdversarialConfig) -> pl.DataFrame:
-    """One row per user: first_seen, shown, reacted, adversarial; over all accepted replies, pending ones included."""
+    """One row per user: first_seen, shown, reacted, adversarial; over all accepted replies, pending ones included.
+
+    A user is adversarial whose reactions were too many over the trailing days of any one day.
+    """
     labels = [pl.col(label_column(signal)) for signal in signals_of(replies)]
     shown = labels[0].is_not_null()
     reacted = pl.any_horizontal((label == 1).fill_null(False) for label in labels)
-    users = replies.group_by("user_id").agg(
-        first_seen=pl.col("created_at").min(), shown=shown.sum(), reacted=reacted.sum()
+    counted = {"shown": shown.sum(), "reacted": reacted.sum()}
+    users = replies.group_by("user_id").agg(first_seen=pl.col("created_at").min(), **counted)
+    users = users.collect(engine="streaming")
+    # Who reacted less than this in all did not do it in four weeks either: only the others' days are looked at.
+    suspects = users.filter(pl.col("reacted") >= adversarial.min_reacted_share * adversarial.min_shown)
+    theirs = replies.join(suspects.lazy().select("user_id"), on="user_id", how="semi")
+    days = theirs.group_by("user_id", day=pl.col("created_at").dt.date()).agg(**counted).collect(engine="streaming")
+    guilty = _over_trailing_days(days, adversarial.trailing_days).filter(
+        pl.col("shown") >= adversarial.min_shown,
+        pl.col("reacted") >= adversarial.min_reacted_share * pl.col("shown"),
     )
-    enough = pl.col("shown") >= adversarial.min_shown
-    nearly_all = pl.col("reacted") >= adversarial.min_reacted_share * pl.col("shown")
-    return users.with_columns(adversarial=enough & nearly_all).collect(engine="streaming")
+    return users.with_columns(adversarial=pl.col("user_id").is_in(guilty["user_id"].unique().implode()))
+
+
+def _over_trailing_days(days: pl.DataFrame, trailing_days: int) -> pl.DataFrame:
+    """`shown` and `reacted` summed over each user's trailing days; as they are where the source has no times."""
+    if days["day"].null_count() == days.height:
+        return days
+    counts = pl.col("shown", "reacted").rolling_sum_by("day", window_size=f"{trailing_days}d").over("user_id")
+    return days.filter(pl.col("day").is_not_null()).with_columns(counts)
 
 
 @dataclass(frozen=True)

@@ -73,19 +73,25 @@ def test_empty_conversations_and_messages_lose_nothing(tmp_path: Path) -> None:
     assert _read(_write(tmp_path / "log.jsonl", *lines)).height == 5
 
 
+def _write_table(frame: pl.DataFrame, path: Path) -> None:
+    text = frame.with_columns(pl.col(pl.Datetime).dt.strftime("%Y-%m-%dT%H:%M:%S%.6f%:z"))
+    match path.name.partition(".")[2]:
+        case "parquet":
+            frame.write_parquet(path)
+        case "csv":
+            text.write_csv(path)
+        case "jsonl":
+            text.write_ndjson(path)
+        case _:
+            path.write_bytes(gzip.compress(text.write_ndjson().encode()))
+
+
 @pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv", "jsonl.gz"])
 def test_canonical_tables_round_trip_through_every_kind_of_file(tmp_path: Path, ending: str) -> None:
     messages, reactions = clean_logs(seed=1)
     for table, frame in (("messages", messages), ("reactions", reactions)):
         path = tmp_path / f"{table}.{ending}"
-        text = frame.with_columns(pl.col(pl.Datetime).dt.strftime("%Y-%m-%dT%H:%M:%S%.6f%:z"))
-        if ending == "parquet":
-            frame.write_parquet(path)
-        elif ending == "csv":
-            text.write_csv(path)
-        else:
-            lines = text.write_ndjson()
-            path.write_bytes(gzip.compress(lines.encode()) if ending.endswith("gz") else lines.encode())
+        _write_table(frame, path)
         assert _read(str(path), table, format="canonical").equals(frame)
 
 
@@ -174,6 +180,26 @@ def test_value_out_of_range_is_a_row_defect_not_a_lost_file(tmp_path: Path) -> N
     wide.write_parquet(tmp_path / "r.parquet")
     log = validated(messages, _read(str(tmp_path / "r.parquet"), "reactions", format="canonical"))
     assert log.quarantine["defect"].to_list() == ["bad_value"]
+
+
+ODD_TEXTS = (
+    "NaN", "null", "None", "a\x00b", "\u200d\U0001f469\u200d\U0001f467 ❤️", "\ufeffbyte order mark",
+    'say "hi",\nthen\r\ngo', "\u05e2\u05d1\u05e8\u05d9\u05ea \u202e",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl", "jsonl.gz", "csv"])
+def test_odd_texts_are_texts(tmp_path: Path, ending: str) -> None:
+    messages, reactions = clean_logs(seed=4)
+    nth = pl.int_range(pl.len()) % (2 * len(ODD_TEXTS))
+    odd = messages.with_columns(content=nth.replace_strict(dict(enumerate(ODD_TEXTS)), default=pl.col("content")))
+    path = tmp_path / f"m.{ending}"
+    _write_table(odd, path)
+    read = _read(str(path), format="canonical")
+    assert read["content"].to_list() == odd["content"].to_list()
+    log = validated(read, reactions)
+    assert log.quarantine.is_empty()
+    assert set(ODD_TEXTS) <= set(log.messages["content"])
 
 
 def test_one_huge_message_is_set_aside(tmp_path: Path) -> None:
