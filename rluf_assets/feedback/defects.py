@@ -58,11 +58,11 @@ def judge_messages(
     rows = [messages.with_row_index("source_row").with_columns(earlier=False, defect=_message_defect(config))]
     if previous is not None:
         # Only what touches this day: its conversations (turn order, context) and its message ids (duplicates).
-        near = previous.join(messages.select("conversation_id"), on="conversation_id", how="semi")
-        same_id = previous.join(messages.select("message_id"), on="message_id", how="semi")
-        both = pl.concat([near, same_id]).unique(maintain_order=True)
+        ids = messages.select("conversation_id", "message_id").collect(engine="streaming")
+        known = [pl.col(name).is_in(ids[name].implode()) for name in ids.columns]
+        near = previous.filter(pl.any_horizontal(known))
         lenient = config.model_copy(update={"day": None})
-        rows.insert(0, both.with_row_index("source_row").with_columns(earlier=True, defect=_message_defect(lenient)))
+        rows.insert(0, near.with_row_index("source_row").with_columns(earlier=True, defect=_message_defect(lenient)))
     judged = pl.concat(rows).with_row_index("position").collect(engine="streaming")
     again = ~pl.struct("message_id", pl.col("defect").is_null()).is_first_distinct()
     judged = judged.pipe(_name_where, again, "duplicate_id")
@@ -183,14 +183,22 @@ def _judge_order(rows: pl.DataFrame) -> pl.DataFrame:
     """Name rows whose time runs against the turns: earlier than the conversation's start, or than an earlier turn."""
     # User before assistant within a turn; a defective row has no say in what came before.
     rank = pl.col("role").replace_strict({"system": 0, "user": 1, "assistant": 2}, default=3, return_dtype=pl.Int8)
-    ordered = rows.with_columns(rank=rank, clock=pl.when(pl.col("defect").is_null()).then("created_at"))
-    ordered = ordered.sort("number", "turn_index", "rank", "position", nulls_last=True).with_columns(
+    ranked = rows.with_columns(rank=rank, clock=pl.when(pl.col("defect").is_null()).then("created_at"))
+    # Where turns and times rise as the rows came there is nothing to find: only other conversations are sorted.
+    keys = {"place": pl.col("turn_index").cast(pl.Int64) * 4 + pl.col("rank"), "time": pl.col("clock").to_physical()}
+    came = ranked.select("number", **keys).sort("number", maintain_order=True)
+    falls = pl.any_horizontal((pl.col(key).diff() < 0) | pl.col(key).is_null() for key in keys)
+    within = pl.col("number") == pl.col("number").shift(1)
+    tangled = pl.col("number").is_in(came.filter(falls & within)["number"].unique().implode())
+    ordered = ranked.filter(tangled).sort("number", "turn_index", "rank", "position", nulls_last=True)
+    ordered = ordered.with_columns(
         before=pl.col("clock").cum_max().shift(1).forward_fill().over("number"),
         start=pl.col("clock").drop_nulls().first().over("number"),
     )
     early = pl.col("created_at") < pl.col("before")
     ordered = _name_where(ordered, early & (pl.col("created_at") < pl.col("start")), "before_conversation")
-    return _name_where(ordered, early, "turn_order")
+    ordered = _name_where(ordered, early, "turn_order").select(rows.columns)
+    return pl.concat([ranked.filter(tangled.not_().fill_null(True)).select(rows.columns), ordered])
 
 
 def _name_where(rows: Frame, condition: pl.Expr, name: str) -> Frame:

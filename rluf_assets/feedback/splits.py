@@ -54,8 +54,8 @@ def user_table(replies: pl.LazyFrame, adversarial: AdversarialConfig) -> pl.Data
     shown = labels[0].is_not_null()
     reacted = pl.any_horizontal((label == 1).fill_null(False) for label in labels)
     counted = {"shown": shown.sum(), "reacted": reacted.sum()}
-    users = replies.group_by("user_id").agg(first_seen=pl.col("created_at").min(), **counted)
-    users = users.collect(engine="streaming")
+    by_user = replies.group_by("user_id").agg(first_seen=pl.col("created_at").min(), **counted)
+    users = by_user.collect(engine="streaming")
     # Who reacted less than this in all did not do it in four weeks either: only the others' days are looked at.
     suspects = users.filter(pl.col("reacted") >= adversarial.min_reacted_share * adversarial.min_shown)
     theirs = replies.join(suspects.lazy().select("user_id"), on="user_id", how="semi")
