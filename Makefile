@@ -58,7 +58,7 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-results: install  ## the README's table: the demo over several seeds (about six minutes each)
+results: install  ## the README's table: the demo over several seeds (seven to ten minutes each)
 	$(BIN)/rluf results --home $(HOME_DIR)-results --seeds "$(SEEDS)" --output docs/results.md
 
 bench: install  ## every benchmark, or one: make bench BENCH=policy (figures: docs/benchmarks.md)
