@@ -1,7 +1,8 @@
 """What every job shares: read the spec, take the folder's lock, run the stage, publish the manifest last.
 
 A job module holds `run(job: Job) -> Produced` and ends with `if __name__ == "__main__": main(run)`. It imports torch
-and the like inside `run`, so that a missing package can be named with the extra that brings it.
+and the like inside `run`, so that a missing package can be named with the extra that brings it. Under `accelerate
+launch` the first rank alone locks, publishes and reports; the others compute with it where the job can use them.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Job:
     spec: JobSpec
     out: Path
     log: Callable[[str], None] = print
+    first_rank: bool = True
     _reported: float = field(default=0.0, repr=False)
 
     @property
@@ -63,6 +65,8 @@ class Job:
 
     def progress(self, done: int, total: int, message: str = "", **metrics: float) -> None:
         """Append to `logs/progress.jsonl` (a live display tails it) and, at most every five seconds, to the log."""
+        if not self.first_rank:
+            return
         line = {"time": time.time(), "done": done, "total": total, "message": message, **metrics}
         with (self.scratch("logs") / "progress.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
@@ -106,15 +110,32 @@ def run_job(spec: JobSpec, stage: Stage, log: Callable[[str], None] = print) -> 
         return publish(spec.output_uri, fingerprint=spec.fingerprint, produced=produced, **_facts(spec, started)), False
 
 
-def main(stage: Stage, argv: Sequence[str] | None = None) -> None:
-    """Entry point of a job module: run each SPEC.json given, in order; report through Dagster Pipes if it is there."""
+def assist(spec: JobSpec, stage: Stage) -> None:
+    """Run the stage beside the first rank, which waits for this one in its first collective call.
+
+    What the stage writes it writes on the first rank (`job.first_rank`); so nothing here touches the folder.
+    """
+    if read_artifact(spec.output_uri) is None:
+        stage(Job(spec, Path(spec.output_uri), lambda message: None, first_rank=False))
+
+
+def main(stage: Stage, argv: Sequence[str] | None = None, *, every_rank: bool = False) -> None:
+    """Entry point of a job module: run each SPEC.json given, in order; report through Dagster Pipes if it is there.
+
+    `every_rank`: the stage computes on all ranks of a launch together; else those after the first have nothing to do.
+    """
     paths = list(argv if argv is not None else sys.argv[1:])
     if not paths:
         raise SystemExit("usage: python -m rluf_assets.jobs.<name> SPEC.json [SPEC.json ...]")
+    specs = [JobSpec.model_validate_json(Path(path).read_text()) for path in paths]
     try:
+        if int(os.environ.get("RANK", "0")) > 0:
+            for spec in specs if every_rank else ():
+                assist(spec, stage)
+            return
         with _pipes_log() as log:
-            for path in paths:
-                run_job(JobSpec.model_validate_json(Path(path).read_text()), stage, log)
+            for spec in specs:
+                run_job(spec, stage, log)
     except RlufError as error:
         # The launcher shows the last lines of the log: keep them to the message people need.
         raise SystemExit(f"{type(error).__name__}: {error}") from error

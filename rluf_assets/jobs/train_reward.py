@@ -46,6 +46,8 @@ def run(job: Job) -> Produced:
         previous=job.input("previous") if "previous" in job.spec.inputs else None,
         progress=job.progress,
     )
+    if not job.first_rank:
+        return Produced(trained.rows)
     job.progress(1, 1, f"scoring {held_name}")
     model = RewardModel.load(job.out, device=device(), share_prefixes=config.share_prefixes)
     give_back()
@@ -72,4 +74,4 @@ def _flat(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, every_rank=True)

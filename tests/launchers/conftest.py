@@ -19,6 +19,8 @@ import pytest
 
 from resources.launchers.spec import InputArtifact, JobSpec
 
+pytest.register_assert_rewrite("tests.launchers.graph")
+
 
 def absent(reason: str) -> None:
     """Skip, or fail where schedulers were promised (`.ci/run` sets the variable)."""

@@ -70,8 +70,10 @@ def test_an_address_where_no_ray_answers_is_named(tmp_path: Path) -> None:
         launcher("http://127.0.0.1:9", submit_attempts=2).run(None, adopt_spec(tmp_path))
 
 
-def test_the_run_worker_is_killed_and_the_next_one_attaches(ray_address: str, tmp_path: Path, worker: Start) -> None:
-    spec = adopt_spec(tmp_path)
+def test_the_run_worker_is_killed_and_the_next_one_attaches(
+    ray_address: str, tiny_home: Path, tmp_path: Path, worker: Start
+) -> None:
+    spec = training_spec(tiny_home, tmp_path)
     first = worker(settings(ray_address), spec)
     job = eventually(lambda: process_of(spec), "the job's process is there")
     job.suspend()

@@ -99,8 +99,10 @@ def test_a_secret_reaches_the_job_by_reference(slurm: Slurm, tmp_path: Path, mon
     assert not any("s3cret" in text for text in written)
 
 
-def test_the_run_worker_is_killed_and_the_next_one_attaches(slurm: Slurm, tmp_path: Path, worker: Start) -> None:
-    spec = adopt_spec(tmp_path)
+def test_the_run_worker_is_killed_and_the_next_one_attaches(
+    slurm: Slurm, tiny_home: Path, tmp_path: Path, worker: Start
+) -> None:
+    spec = training_spec(tiny_home, tmp_path)
     first = worker(SETTINGS, spec)
     job_id = running(slurm, spec)
     slurm.call("scontrol", "suspend", job_id)

@@ -1,0 +1,56 @@
+"""A job under `accelerate launch`, as the cluster launchers start it: the first rank publishes, two ranks train like one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from resources.launchers.base import Request, job_command, job_environment
+from resources.launchers.spec import JobSpec
+from rluf_assets.lake import read_artifact
+from tests.launchers.conftest import adopt_spec
+
+pytestmark = pytest.mark.slow
+RANKS = 2
+
+
+def launch(spec: JobSpec) -> subprocess.CompletedProcess[str]:
+    """The job's own command line behind `accelerate launch`, on this machine's CPU."""
+    request = Request((spec,))
+    request.prepare()
+    python, _, *module = job_command(sys.executable, request)
+    many = [python, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--num_processes", str(RANKS)]
+    return subprocess.run(
+        [*many, "--num_cpu_threads_per_process", "1", "--main_process_port", "0", "--module", *module],
+        env={**os.environ, **job_environment(1)}, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+
+
+def test_two_ranks_train_the_reward_model_that_one_trains(tiny_home: Path, tmp_path: Path) -> None:
+    manifest = next((tiny_home / "lake" / "helpfulness_reward").rglob("manifest.json"))
+    given = JobSpec.model_validate(json.loads(manifest.read_text())["spec"])
+    spec = given.model_copy(update={"output_uri": str(tmp_path / "two")})
+    done = launch(spec)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    made = read_artifact(spec.output_uri)
+    assert made is not None and made.rows == json.loads(manifest.read_text())["rows"]
+    one, two = (load_file(folder / "model.safetensors") for folder in (manifest.parent, tmp_path / "two"))
+    for name in one:
+        assert (one[name] - two[name]).abs().max() < 1e-3, name
+    progress = (tmp_path / "two" / "logs" / "progress.jsonl").read_text().splitlines()
+    assert len(progress) == len({line.partition('"done"')[2] for line in progress}), "a rank but the first reported"
+    assert launch(spec).returncode == 0, "what is published is taken by every rank"
+
+
+def test_a_job_of_one_process_runs_once_under_many_ranks(tmp_path: Path) -> None:
+    spec = adopt_spec(tmp_path)
+    done = launch(spec)
+    assert done.returncode == 0, done.stderr[-3000:]
+    made = read_artifact(spec.output_uri)
+    assert made is not None and (Path(made.path("table.json"))).read_text() == "{}"
