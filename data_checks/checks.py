@@ -76,7 +76,9 @@ def day_metrics(lake: Lake, days: list[str], known: list[str]) -> pl.DataFrame:
     first = (date.fromisoformat(min(days)) - timedelta(days=TRAILING_DAYS)).isoformat()
     read = sorted({*days, *(day for day in known if first <= day <= max(days))})
     rows = [lake.current("validated_replies", day).path("metrics.parquet") for day in read]
-    metrics = with_drift(pl.scan_parquet(rows, hive_partitioning=False).collect())
+    named = pl.Series(read, dtype=pl.String).str.to_date()  # a source without times has its partition's name alone
+    metrics = pl.scan_parquet(rows, hive_partitioning=False).collect().with_columns(day=pl.coalesce("day", named))
+    metrics = with_drift(metrics)
     return metrics.filter(pl.col("day").is_in([date.fromisoformat(day) for day in days]))
 
 

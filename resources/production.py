@@ -42,12 +42,12 @@ class Production(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Work that writes the validated expert pairs of an objective."""
 
     @abstractmethod
-    def past_launches(self, context: dg.AssetExecutionContext, prompts: Artifact) -> Work:
-        """Work that writes past policies' texts for the evaluation prompts and their A/B counts."""
+    def past_launches(self, context: dg.AssetExecutionContext, prompts: Artifact) -> Work | None:
+        """Work that writes past policies' texts and A/B counts; None: the arms that the logs name stand for them."""
 
     @abstractmethod
-    def ab_test(self, context: dg.AssetExecutionContext, candidate: str, policy: Artifact) -> Work:
-        """Work that writes the exposures of a candidate's arm in a live A/B test."""
+    def ab_test(self, context: dg.AssetExecutionContext, candidate: str, policy: Artifact) -> Work | None:
+        """Work that writes the exposures of a candidate's arm in a live A/B test; None: it was never live."""
 
 
 class SimulatedProduction(Production):
@@ -99,20 +99,21 @@ class SimulatedProduction(Production):
 class LoggedProduction(Production):
     """A company's own stores, named by path or URL; `{day}` and `{candidate}` in a name stand for the partition."""
 
+    dated: bool
     messages: str
     reactions: str
     log_format: str
     log_layout: dict[str, Any]
     user_ids: str
     preference_files: dict[str, str]
-    past_launches_folder: str
-    ab_exposures_folder: str
+    past_launches_folder: str | None
+    ab_exposures_folder: str | None
 
     def logs(self, context: dg.AssetExecutionContext, table: str, day: str) -> Work:
         source = self.messages if table == "messages" else self.reactions
         config = IngestConfig.model_validate(
-            {"table": table, "format": self.log_format, "source": source, "day": date.fromisoformat(day),
-             "layout": self.log_layout, "user_ids": self.user_ids}
+            {"table": table, "format": self.log_format, "source": source, "layout": self.log_layout,
+             "day": date.fromisoformat(day) if self.dated else None, "user_ids": self.user_ids}
         )  # fmt: skip
         return Work("ingest", config, {"files": _files(source.replace("{day}", day))})
 
@@ -120,10 +121,14 @@ class LoggedProduction(Production):
         source = self.preference_files[objective]
         return Work("preference_pairs", config.model_copy(update={"source": source}), {"files": _files(source)})
 
-    def past_launches(self, context: dg.AssetExecutionContext, prompts: Artifact) -> Work:
+    def past_launches(self, context: dg.AssetExecutionContext, prompts: Artifact) -> Work | None:
+        if self.past_launches_folder is None:
+            return None
         return Work("adopt_tables", AdoptConfig(tables=LAUNCH_TABLES), {"source": _folder(self.past_launches_folder)})
 
-    def ab_test(self, context: dg.AssetExecutionContext, candidate: str, policy: Artifact) -> Work:
+    def ab_test(self, context: dg.AssetExecutionContext, candidate: str, policy: Artifact) -> Work | None:
+        if self.ab_exposures_folder is None:
+            return None
         folder = _folder(self.ab_exposures_folder.replace("{candidate}", candidate))
         return Work("adopt_tables", AdoptConfig(tables=EXPOSURE_TABLES), {"source": folder})
 

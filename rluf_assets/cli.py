@@ -35,6 +35,14 @@ def demo_command(
     demo(home, seed=seed, profile=profile)
 
 
+@app.command("run")
+def run_command(home: Home = DEFAULT_HOME) -> None:
+    """Run the whole graph of a home folder (`rluf init` makes one for your own logs); a second run reuses the first."""
+    from rluf_assets.demo import run
+
+    run(home)
+
+
 @app.command()
 def ui(
     home: Home = DEFAULT_HOME,

@@ -1,4 +1,6 @@
-"""`rluf demo`: simulate a production, run the whole graph through Dagster, print one table and the path of one page.
+"""`rluf run` and `rluf demo`: run the whole graph through Dagster, print one table and the path of one page.
+
+`demo` first makes a home folder whose production is simulated; `run` takes any home, of one's own logs too.
 
 Everything lies under one home folder: `lake/` (artifacts), `dagster/` (the instance the UI opens), `reports/`
 (index.html, summary.json), `rluf.yaml` and `candidates.yaml` (what people edit). A second run reuses every artifact
@@ -47,17 +49,27 @@ def demo(home: Path, *, seed: int = 0, profile: str = "laptop", console: Console
     Raises ConfigError (unknown profile, unwritable home), JobFailed when an asset crashes or a blocking data check
     fails. A hold verdict is a result, not an error.
     """
+    prepare_home(home, seed=seed, profile=profile)
+    return run(home, console=console)
+
+
+def run(home: Path, *, console: Console | None = None) -> Path:
+    """Run the whole graph of a home folder and return the path of summary.json.
+
+    Raises ConfigError where the home holds no settings, JobFailed as `demo` does.
+    """
+    require_home(home)
+    make_folders(home)
     # A pipe has no width; the table needs a little more than rich's 80 columns.
     console = console or Console(width=None if sys.stdout.isatty() else 100)
-    started = time.monotonic()
-    prepare_home(home, seed=seed, profile=profile)
+    started, settings = time.monotonic(), load_profile(home)
     quiet_environment()
-    console.print(f"[bold]RLUF demo[/bold]: profile {profile}, seed {seed}, home {home}")
+    console.print(f"[bold]RLUF[/bold]: profile {settings.profile}, seed {settings.seed}, home {home}")
     with MemoryWatch() as memory:
         outcomes = materialise_all(home, console)
         failures = [message for outcome in outcomes.values() for message in (*outcome.errors, *outcome.failed_checks)]
         if failures:
-            raise JobFailed("the demo stopped:\n" + "\n".join(failures))
+            raise JobFailed("the run stopped:\n" + "\n".join(failures))
         summary = write_summary(home)
     figures = read_json(str(summary))
     figures |= {"wall_s": round(time.monotonic() - started, 1), "peak_memory_gb": round(memory.peak_gb, 2)}
@@ -75,20 +87,39 @@ def prepare_home(home: Path, *, seed: int, profile: str) -> None:
     """
     packaged(profile)  # an unknown profile is refused before anything is written
     try:
-        for folder in ("dagster", "lake", "reports"):
-            (home / folder).mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True)
         settings_file = home / SETTINGS_FILE
         settings = yaml.safe_load(settings_file.read_text()) if settings_file.exists() else {}
         settings_file.write_text(yaml.safe_dump({**settings, "profile": profile, "seed": seed}, sort_keys=False))
+    except OSError as error:
+        raise _not_writable(home, error) from error
+    make_folders(home)
+    load_profile(home)
+
+
+def make_folders(home: Path) -> None:
+    """What a home needs beside its settings: folders, candidates, a Dagster instance. Raises ConfigError as above."""
+    try:
+        for folder in ("dagster", "lake", "reports"):
+            (home / folder).mkdir(parents=True, exist_ok=True)
         if not (home / CANDIDATES_FILE).exists():
             shutil.copy(Path(str(packaged("candidates"))), home / CANDIDATES_FILE)
         if not (home / "dagster" / "dagster.yaml").exists():
             (home / "dagster" / "dagster.yaml").write_text(DAGSTER_YAML)
     except OSError as error:
+        raise _not_writable(home, error) from error
+
+
+def require_home(home: Path) -> None:
+    """Raise ConfigError unless the folder holds settings."""
+    if not (home / SETTINGS_FILE).exists():
         raise ConfigError(
-            f"home folder {home}: not writable ({error.strerror}). Name another one with --home DIR."
-        ) from error
-    load_profile(home)
+            f"home folder {home}: holds no {SETTINGS_FILE}. Make it with: rluf init {home}, or rluf demo --home {home}"
+        )
+
+
+def _not_writable(home: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"home folder {home}: not writable ({error.strerror}). Name another one with --home DIR.")
 
 
 def load_code_location(home: Path) -> dg.Definitions:
@@ -157,8 +188,7 @@ def last_progress(home: Path, unit: Unit, elapsed_s: float) -> str:
 
 def open_ui(home: Path, host: str, port: int) -> None:
     """Serve the Dagster UI for a home folder until interrupted. Raises ConfigError where there is no such home."""
-    if not (home / SETTINGS_FILE).exists():
-        raise ConfigError(f"home folder {home}: holds no {SETTINGS_FILE}. Make it with: rluf demo --home {home}")
+    require_home(home)
     environment = {
         **os.environ,
         HOME_VARIABLE: str(home.resolve()),

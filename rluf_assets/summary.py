@@ -1,7 +1,8 @@
-"""The demo's result in three forms: `reports/summary.json`, one table on the terminal, and the page `index.html`.
+"""A run's result in three forms: `reports/summary.json`, one table on the terminal, and the page `index.html`.
 
 Figures come from the artifacts' manifests and files; only `true_rates.parquet` and the oracle are the simulation's own
-knowledge, used to show what really happened, never by a model, a judge or a decision.
+knowledge, used to show what really happened, never by a model, a judge or a decision. A production of one's own has
+neither: there the summary holds what was predicted, and what was set aside of the logs.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from resources.build import build_resources
-from resources.production import SimulatedProduction
+from resources.production import Production, SimulatedProduction
 from resources.profiles import candidate_config
 from rluf_assets.evaluation.rates import attribute_rates, love_rate_change
+from rluf_assets.evaluation.words import percent
 from rluf_assets.lake import Artifact, Lake, read_json, write_json
 from rluf_assets.workbench import REWARDS
 
@@ -33,16 +35,22 @@ def write_summary(home: Path) -> Path:
 
     lake = Lake(str(home / "lake"))
     report = lake.current("release_report")
-    figures = {
+    production = build_resources(profile(), home)["production"]
+    simulated = isinstance(production, SimulatedProduction)
+    rates = read_json(lake.current("signal_set").path("rates.json"))
+    figures: dict[str, Any] = {
         "seed": profile().seed,
         "profile": profile().profile,
-        "natural_love_rate": read_json(lake.current("signal_set").path("rates.json"))["base_rate"],
+        "signal": rates["signal"],
+        "natural_love_rate": rates["base_rate"],
         "signal_set": _signal_set(lake),
-        "reward_models": _reward_models(lake),
-        "candidates": _candidates(lake, report, candidate_names()),
-        "base_policy": _rates(lake.current("ab_exposures", UNTOUCHED)),
+        "set_aside": _set_aside(lake),
+        "reward_models": _reward_models(lake, production),
+        "candidates": _candidates(lake, report, candidate_names(), simulated=simulated),
         "offline_online": _backtest(lake),
     }
+    if simulated:
+        figures["base_policy"] = _rates(lake.current("ab_exposures", UNTOUCHED))
     reports = home / "reports"
     for page in Path(report.uri).glob("*.html"):
         shutil.copyfile(page, reports / ("index.html" if page.stem == "report" else page.name))
@@ -74,11 +82,21 @@ def _signal_set(lake: Lake) -> dict[str, Any]:
     }
 
 
-def _reward_models(lake: Lake) -> dict[str, Any]:
-    from rluf_assets.partitions import home, profile
+def _set_aside(lake: Lake) -> dict[str, dict[str, int]]:
+    """Rows in the quarantine by table and defect, of all days and of the expert pairs."""
+    days = [lake.current("validated_replies", day) for day in lake.partitions("validated_replies")]
+    pairs = [lake.current("preference_pairs", objective) for objective in lake.partitions("preference_pairs")]
+    tables = [pl.scan_parquet(found.path("quarantine.parquet"), hive_partitioning=False) for found in (*days, *pairs)]
+    counts = pl.concat([table.group_by("table", "defect").len() for table in tables])
+    summed = counts.group_by("table", "defect").agg(pl.col("len").sum()).sort("table", "defect").collect()
+    found: dict[str, dict[str, int]] = {}
+    for table, defect, rows in summed.iter_rows():
+        found.setdefault(table, {})[defect] = rows
+    return found
 
+
+def _reward_models(lake: Lake, production: Production) -> dict[str, Any]:
     models = {name: read_json(lake.current(asset).path("metrics.json")) for name, asset in REWARDS.items()}
-    production = build_resources(profile(), home())["production"]
     if isinstance(production, SimulatedProduction):
         oracle = production.oracle(lake.current("signal_set"))
         models["love"]["auroc_oracle"] = read_json(oracle.path("oracle.json"))["auroc"]
@@ -86,33 +104,42 @@ def _reward_models(lake: Lake) -> dict[str, Any]:
 
 
 def _rates(exposures: Artifact) -> dict[str, Any]:
-    """The simulation's own rates of a policy's replies, with intervals; empty for a production that knows none."""
-    if not Path(exposures.path("true_rates.parquet")).exists():
-        return {}
+    """The simulation's own rates of a policy's replies, with intervals."""
     found = attribute_rates(_true_rates(exposures), seed=0)
     return {name: found[name] for rate in RATES for name in (rate, f"{rate}_ci")}
 
 
-def _candidates(lake: Lake, report: Artifact, names: list[str]) -> dict[str, Any]:
+def _candidates(lake: Lake, report: Artifact, names: list[str], *, simulated: bool) -> dict[str, Any]:
+    """Per candidate its weight, its decision, and the change of love: the true one where it is known, else predicted."""
     from rluf_assets.partitions import home, profile
 
-    decisions = dict(pl.read_parquet(report.path("decisions.parquet")).select("candidate", "decision").iter_rows())
+    decided = pl.read_parquet(report.path("decisions.parquet"))
+    decisions = {row["candidate"]: row for row in decided.iter_rows(named=True)}
     baseline = profile().release_report.baseline
     found = {}
     for name in names:
         if name == UNTOUCHED:
             continue
         config = candidate_config(home(), name, profile().crraft_policy)
-        exposures = lake.current("ab_exposures", name)
-        change = love_rate_change(_true_rates(exposures), _true_rates(lake.current("ab_exposures", baseline)), seed=0)
-        found[name] = {
-            "love_weight": config.weights.get("love", 0.0),
-            "love_rate_change": change.value,
-            "love_rate_change_ci": [change.low, change.high],
-            **_rates(exposures),
-            "decision": decisions.get(name, "baseline"),
-        }
+        shown = _true_change(lake, name, baseline) if simulated else _predicted_change(decisions[name])
+        decision = "baseline" if name == baseline else decisions[name]["decision"]
+        found[name] = {"love_weight": config.weights.get("love", 0.0), **shown, "decision": decision}
     return found
+
+
+def _true_change(lake: Lake, name: str, baseline: str) -> dict[str, Any]:
+    exposures = lake.current("ab_exposures", name)
+    change = love_rate_change(_true_rates(exposures), _true_rates(lake.current("ab_exposures", baseline)), seed=0)
+    return {
+        "love_rate_change": change.value,
+        "love_rate_change_ci": [change.low, change.high],
+        **_rates(exposures),
+    }
+
+
+def _predicted_change(decision: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = decision["predicted_love_change_low"], decision["predicted_love_change_high"]
+    return {"predicted_love_change": decision["predicted_love_change"], "predicted_love_change_ci": [low, high]}
 
 
 def _true_rates(exposures: Artifact) -> pl.DataFrame:
@@ -125,19 +152,33 @@ def _backtest(lake: Lake) -> dict[str, Any]:
 
 
 def print_table(figures: Mapping[str, Any], console: Console) -> None:
-    """The demo's one table: candidates by love, farewells, help, harm and decision."""
-    table = Table(title="What users did (change of the true love rate against baseline)", box=box.SIMPLE_HEAD)
-    for column in ("candidate", "weight", "love", "95% interval", "farewells", "helpful", "harmful", "decision"):
+    """The run's one table: candidates by love and decision; of a simulation by farewells, help and harm too."""
+    rows = sorted(figures["candidates"].items(), key=lambda item: item[1]["love_weight"])
+    simulated = any("love_rate_change" in row for _, row in rows)
+    change = "love_rate_change" if simulated else "predicted_love_change"
+    title = (
+        "What users did (change of the true love rate against baseline)"
+        if simulated
+        else f"What is predicted (change of {figures['signal']} against baseline; no candidate was live)"
+    )
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    attributes = {"farewells": "farewell_rate", "helpful": "helpful_rate", "harmful": "harmful_compliance_rate"}
+    known = attributes if simulated else {}
+    for column in ("candidate", "weight", "love", "95% interval", *known, "decision"):
         table.add_column(column, justify="left" if column in ("candidate", "decision") else "right", no_wrap=True)
-    for name, row in sorted(figures["candidates"].items(), key=lambda item: item[1]["love_weight"]):
-        low, high = row["love_rate_change_ci"]
+    for name, row in rows:
+        low, high = row[f"{change}_ci"]
         table.add_row(
             name,
             f"{row['love_weight']:g}",
-            f"{row['love_rate_change']:+.1%}",
-            f"{low:+.0%} .. {high:+.0%}",
-            f"{row['farewell_rate']:.2%}",
-            *(f"{row[key]:.1%}" for key in RATES[1:3]),
+            percent(row[change], signed=True),
+            "?" if low is None or high is None else f"{low:+.0%} .. {high:+.0%}",
+            *(f"{row[rate]:.2%}" if rate == "farewell_rate" else f"{row[rate]:.1%}" for rate in known.values()),
             str(row["decision"]),
         )
     console.print(table)
+    if not simulated:
+        console.print("Set aside: " + "; ".join(
+            f"{table} {', '.join(f'{defect} {n}' for defect, n in defects.items())}"
+            for table, defects in figures["set_aside"].items()
+        ) + ".")  # fmt: skip

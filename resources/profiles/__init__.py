@@ -57,10 +57,15 @@ class SimulatedSettings(_Frozen):
 
 
 class LoggedSettings(_Frozen):
-    """A company's own stores; `{day}` in a template stands for the partition's date."""
+    """A company's own stores; `{day}` in a template stands for the partition's date.
+
+    Relative paths, here and in `base` and `corpora` of the models, lie in `data`.
+    """
 
     kind: Literal["logged"]
-    first_day: date
+    data: str | None = Field(None, description="folder that relative paths lie in; None: the home folder")
+    dated: bool = Field(True, description="false: the source has no times and is one partition, first_day")
+    first_day: date = Field(description="first day of the logs; of a source without times any day that is past")
     days: int | None = Field(None, ge=1, description="None: up to yesterday, one more partition every day")
     messages: str
     reactions: str
@@ -68,8 +73,17 @@ class LoggedSettings(_Frozen):
     log_layout: MessagesLayout = MessagesLayout()
     user_ids: Literal["hashed", "raw"] = Field("hashed", description="raw: hashed with RLUF_USER_SALT on the way in")
     preferences: dict[str, str] = Field(description="file of expert pairs for helpfulness and for safety")
-    past_launches: str = Field(description="folder with launches.parquet and texts.parquet")
-    ab_exposures: str = Field(description="folder with exposures.parquet; `{candidate}` stands for the arm")
+    past_launches: str | None = Field(
+        None, description="folder with launches.parquet and texts.parquet; None: the arms that the logs name, if any"
+    )
+    ab_exposures: str | None = Field(
+        None, description="folder with exposures.parquet, `{candidate}` stands for the arm; None: no candidate was live"
+    )
+
+    @property
+    def period_days(self) -> int | None:
+        """How many days there are; None where a new one comes every day."""
+        return self.days if self.dated else 1
 
 
 class Profile(_Frozen):
@@ -103,6 +117,16 @@ class Profile(_Frozen):
         check_jobs(self.jobs, self.launchers)
         return self
 
+    @model_validator(mode="after")
+    def _dated_or_not(self) -> Profile:
+        logged, time = self.production, self.validated_replies.time
+        if isinstance(logged, LoggedSettings) and logged.dated != (time == "logged"):
+            raise ValueError(
+                f"production.dated is {logged.dated} and validated_replies.time is {time!r}: a source without times has "
+                "dated: false and time: none, one with times neither"
+            )
+        return self
+
     @property
     def first_day(self) -> str:
         return self.production.first_day.isoformat()
@@ -110,9 +134,8 @@ class Profile(_Frozen):
     @property
     def end_day(self) -> str | None:
         """The day after the last one, or None where a new day comes every day."""
-        if self.production.days is None:
-            return None
-        return (self.production.first_day + timedelta(days=self.production.days)).isoformat()
+        days = self.production.period_days if isinstance(self.production, LoggedSettings) else self.production.days
+        return None if days is None else (self.production.first_day + timedelta(days=days)).isoformat()
 
 
 def packaged(name: str) -> Traversable:

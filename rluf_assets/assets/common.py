@@ -23,6 +23,7 @@ def days_of(lake: Lake, asset: str) -> dict[str, Artifact]:
     return {f"{asset}/{day}": lake.current(asset, day) for day in lake.partitions(asset) if day in known}
 
 
-def each_candidate(lake: Lake, asset: str) -> dict[str, Artifact]:
-    """`<asset>/<candidate>` -> artifact, for every candidate of candidates.yaml."""
-    return {f"{asset}/{name}": lake.current(asset, name) for name in candidate_names()}
+def each_candidate(lake: Lake, asset: str, *, required: bool = True) -> dict[str, Artifact]:
+    """`<asset>/<candidate>` -> artifact, for every candidate of candidates.yaml, or for those that have one."""
+    there = candidate_names() if required else set(lake.partitions(asset))
+    return {f"{asset}/{name}": lake.current(asset, name) for name in candidate_names() if name in there}

@@ -4,14 +4,22 @@ from typing import Any
 
 import dagster as dg
 
+from resources.profiles import LoggedSettings
 from resources.stage import Work
-from rluf_assets.assets.common import OWNERS, Production, Result, StageRunner, each_candidate
+from rluf_assets.assets.common import OWNERS, Production, Result, StageRunner, days_of, each_candidate
 from rluf_assets.assets.policy import crraft_policy, rewards_of
+from rluf_assets.assets.reaction_logs import validated_replies
 from rluf_assets.assets.reward_models import helpfulness_reward, p_love, safety_reward
 from rluf_assets.assets.signals import evaluation_prompts, signal_set
+from rluf_assets.evaluation.logged_arms import ArmsConfig
+from rluf_assets.lake import Lake
 from rluf_assets.partitions import CANDIDATES, profile
 
 EVALUATION: dict[str, Any] = {"group_name": "evaluation", "owners": OWNERS, "code_version": "1"}
+_SETTINGS = profile().production
+# Whether candidates have an A/B test, and whether the arms that the logs name stand for past launches.
+LIVE = not isinstance(_SETTINGS, LoggedSettings) or _SETTINGS.ab_exposures is not None
+ARMS = isinstance(_SETTINGS, LoggedSettings) and _SETTINGS.past_launches is None
 
 
 @dg.asset(
@@ -30,11 +38,15 @@ def offline_evaluation(context: dg.AssetExecutionContext, stage: StageRunner) ->
     return stage.run(context, Work("evaluate_candidate", profile().offline_evaluation, inputs))
 
 
-@dg.asset(**EVALUATION, kinds={"parquet"}, partitions_def=CANDIDATES, deps=[crraft_policy])
-def ab_exposures(context: dg.AssetExecutionContext, stage: StageRunner, production: Production) -> Result:
-    """One row per user exposed to the candidate's arm: replies, reactions, returns."""
+@dg.asset(**EVALUATION, kinds={"parquet"}, partitions_def=CANDIDATES, output_required=False, deps=[crraft_policy])
+def ab_exposures(context: dg.AssetExecutionContext, stage: StageRunner, production: Production):  # type: ignore[no-untyped-def]
+    """One row per user exposed to the candidate's arm: replies, reactions, returns; not made where it was never live."""
     policy = stage.lake.current("crraft_policy", context.partition_key)
-    return stage.run(context, production.ab_test(context, context.partition_key, policy))
+    work = production.ab_test(context, context.partition_key, policy)
+    if work is None:
+        context.log.info("The production has no A/B test of this candidate: ab_exposures is not made.")
+        return
+    yield stage.run(context, work)
 
 
 @dg.asset(**EVALUATION, kinds={"polars", "plotly"}, deps=[offline_evaluation, signal_set])
@@ -44,17 +56,28 @@ def reward_hacking_audit(context: dg.AssetExecutionContext, stage: StageRunner) 
     return stage.run(context, Work("reward_hacking_audit", profile().reward_hacking_audit, inputs))
 
 
-@dg.asset(**EVALUATION, kinds={"polars"}, deps=[ab_exposures])
-def ab_test_readout(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
-    """One row per candidate x metric: lift over `baseline`, interval, p-value."""
-    inputs = each_candidate(stage.lake, "ab_exposures")
-    return stage.run(context, Work("ab_test_readout", profile().ab_test_readout, inputs))
-
-
-@dg.asset(**EVALUATION, kinds={"parquet"}, deps=[evaluation_prompts])
+@dg.asset(
+    **EVALUATION, kinds={"parquet"}, deps=[evaluation_prompts, *([validated_replies, signal_set] if ARMS else [])]
+)
 def past_launches(context: dg.AssetExecutionContext, stage: StageRunner, production: Production) -> Result:
     """One row per past policy x evaluation prompt with the text it produced, and its A/B counts."""
-    return stage.run(context, production.past_launches(context, stage.lake.current("evaluation_prompts")))
+    work = production.past_launches(context, stage.lake.current("evaluation_prompts"))
+    return stage.run(context, work or _logged_arms(stage.lake))
+
+
+def _logged_arms(lake: Lake) -> Work:
+    config = ArmsConfig(signal=profile().signal_set.signal, baseline=profile().ab_test_readout.baseline)
+    inputs = {**days_of(lake, "validated_replies"), "signal_set": lake.current("signal_set")}
+    return Work("logged_arms", config, inputs)
+
+
+@dg.asset(**EVALUATION, kinds={"polars"}, deps=[ab_exposures, *([past_launches] if ARMS else [])])
+def ab_test_readout(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
+    """One row per candidate x metric: lift over `baseline`, interval, p-value; of the logs' own arms where none was live."""
+    inputs = each_candidate(stage.lake, "ab_exposures", required=LIVE)
+    if not inputs and ARMS:
+        inputs = {"logged_arms": stage.lake.current("past_launches")}
+    return stage.run(context, Work("ab_test_readout", profile().ab_test_readout, inputs))
 
 
 @dg.asset(**EVALUATION, kinds={"torch"}, deps=[past_launches, evaluation_prompts, p_love])
@@ -88,7 +111,7 @@ def release_report(context: dg.AssetExecutionContext, stage: StageRunner) -> Res
     lake = stage.lake
     inputs = {
         **each_candidate(lake, "offline_evaluation"),
-        **each_candidate(lake, "ab_exposures"),
+        **each_candidate(lake, "ab_exposures", required=LIVE),
         **rewards_of(lake),
         **{
             name: lake.current(name)

@@ -50,6 +50,10 @@ def validated_replies(context: dg.AssetExecutionContext, stage: StageRunner) -> 
 
 
 def _validation(stage: StageRunner, day: str) -> Work:
+    config = profile().validated_replies
+    if config.time == "none":  # one partition: it has no neighbours, and no window that is still open
+        inputs = {table: stage.lake.current(f"raw_{table}", day) for table in ("messages", "reactions")}
+        return Work("validate_replies", config, inputs)
     today = date.fromisoformat(day)
     neighbours = {
         "messages": ("raw_messages", today),
@@ -58,7 +62,7 @@ def _validation(stage: StageRunner, day: str) -> Work:
         "next_reactions": ("raw_reactions", today + timedelta(days=1)),
     }
     there = {asset: set(stage.lake.partitions(asset)) for asset in ("raw_messages", "raw_reactions")}
-    inputs: dict[str, Artifact] = {
+    near: dict[str, Artifact] = {
         name: stage.lake.current(asset, when.isoformat())
         for name, (asset, when) in neighbours.items()
         if when.isoformat() in there[asset] or when == today
@@ -66,5 +70,5 @@ def _validation(stage: StageRunner, day: str) -> Work:
     # A label is final once the day after it is in: later days must not change what is asked for.
     last = min(date.fromisoformat(max(there["raw_messages"])), today + timedelta(days=1))
     as_of = f"{(last + timedelta(days=1)).isoformat()}T00:00:00+00:00"
-    config = profile().validated_replies.model_copy(update={"as_of": datetime.fromisoformat(as_of), "day": today})
-    return Work("validate_replies", config, inputs)
+    dated = config.model_copy(update={"as_of": datetime.fromisoformat(as_of), "day": today})
+    return Work("validate_replies", dated, near)

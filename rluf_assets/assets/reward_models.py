@@ -4,11 +4,16 @@ from typing import Any
 
 import dagster as dg
 
+from resources.launchers.spec import InputArtifact
+from resources.places import data_folder, locate
 from resources.stage import Work
 from rluf_assets.assets.common import OWNERS, Result, StageRunner, days_of
 from rluf_assets.assets.reaction_logs import validated_replies
 from rluf_assets.assets.signals import preference_pairs, signal_set
-from rluf_assets.partitions import profile
+from rluf_assets.feedback.sources import hash_files
+from rluf_assets.lake import Artifact, content_hash
+from rluf_assets.partitions import home, profile
+from rluf_assets.rewards.config import RewardConfig
 
 MODELS: dict[str, Any] = {
     "group_name": "reward_models",
@@ -26,33 +31,54 @@ def _pairs_of(objective: str) -> dg.AssetDep:
 @dg.asset(**MODELS, deps=[validated_replies])
 def base_policy(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
     """A causal language model: the starting and the reference policy, given by path or trained on the logs."""
-    inputs = days_of(stage.lake, "validated_replies")
-    return stage.run(context, Work("train_base_policy", profile().base_policy, inputs))
+    config, inputs = (
+        profile().base_policy,
+        dict[str, Artifact | InputArtifact](days_of(stage.lake, "validated_replies")),
+    )
+    for nth, corpus in enumerate(config.corpora):
+        source = _place(corpus.source)
+        inputs[f"corpora/{nth}"] = InputArtifact(uri=source, content_hash=hash_files(source))
+    return stage.run(context, Work("train_base_policy", config, inputs))
 
 
-@dg.asset(**MODELS, deps=[signal_set, base_policy])
+def _own_base(config: RewardConfig) -> list[dg.AssetsDefinition]:
+    """The base policy, unless the settings name another model to start from."""
+    return [base_policy] if config.base is None else []
+
+
+@dg.asset(**MODELS, deps=[signal_set, *_own_base(profile().p_love)])
 def p_love(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
     """P[signal]: a sequence classifier trained with binary cross-entropy, with its calibration to live rates."""
-    inputs = {"base": stage.lake.current("base_policy"), "signal_set": stage.lake.current("signal_set")}
-    return stage.run(context, Work("train_reward", profile().p_love, inputs))
+    config, base = _base_of(stage, profile().p_love)
+    return stage.run(context, Work("train_reward", config, {**base, "signal_set": stage.lake.current("signal_set")}))
 
 
-@dg.asset(**MODELS, deps=[_pairs_of("helpfulness"), base_policy])
+@dg.asset(**MODELS, deps=[_pairs_of("helpfulness"), *_own_base(profile().helpfulness_reward)])
 def helpfulness_reward(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
     """A Bradley-Terry reward model of experts' judgement of helpfulness."""
     return stage.run(context, _pair_work(stage, "helpfulness"))
 
 
-@dg.asset(**MODELS, deps=[_pairs_of("safety"), base_policy])
+@dg.asset(**MODELS, deps=[_pairs_of("safety"), *_own_base(profile().safety_reward)])
 def safety_reward(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
     """A Bradley-Terry reward model of experts' judgement of safety."""
     return stage.run(context, _pair_work(stage, "safety"))
 
 
 def _pair_work(stage: StageRunner, objective: str) -> Work:
-    config = profile().helpfulness_reward if objective == "helpfulness" else profile().safety_reward
-    inputs = {
-        "base": stage.lake.current("base_policy"),
-        "preference_pairs": stage.lake.current("preference_pairs", objective),
-    }
-    return Work("train_reward", config, inputs)
+    settings = profile().helpfulness_reward if objective == "helpfulness" else profile().safety_reward
+    config, base = _base_of(stage, settings)
+    return Work("train_reward", config, {**base, "preference_pairs": stage.lake.current("preference_pairs", objective)})
+
+
+def _base_of(stage: StageRunner, config: RewardConfig) -> tuple[RewardConfig, dict[str, Artifact | InputArtifact]]:
+    """What a reward model starts from as an input; where the folder is does not belong to what is asked for."""
+    if config.base is None:
+        return config, {"base": stage.lake.current("base_policy")}
+    folder = _place(config.base)
+    base = InputArtifact(uri=folder, content_hash=content_hash(folder))
+    return config.model_copy(update={"base": None}), {"base": base}
+
+
+def _place(name: str) -> str:
+    return locate(name, data_folder(profile(), home()))

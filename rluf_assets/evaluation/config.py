@@ -141,7 +141,7 @@ DEFAULT_METRICS: tuple[Metric, ...] = (
 class ReadoutConfig(_Frozen):
     """A/B readout: which metrics, and how sure."""
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     baseline: str = "baseline"
     metrics: tuple[Metric, ...] = DEFAULT_METRICS

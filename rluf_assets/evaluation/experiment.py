@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
 from rluf_assets.evaluation.exposures import Arm, metric_columns
+
+CHECK_SCHEMA = {"candidate": pl.String(), "check": pl.String(), "verdict": pl.String(), "note": pl.String()}
 
 
 def check_test(name: str, arms: Mapping[str, Arm], config: ReadoutConfig) -> list[dict[str, Any]]:

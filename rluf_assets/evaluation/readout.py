@@ -20,7 +20,7 @@ import polars as pl
 from rluf_assets.errors import DataError
 from rluf_assets.evaluation.clustering import TwoWay, reply_log
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
-from rluf_assets.evaluation.experiment import check_test
+from rluf_assets.evaluation.experiment import CHECK_SCHEMA, check_test
 from rluf_assets.evaluation.exposures import Arm, covariates_of, metric_columns, per_user, segments_of
 from rluf_assets.evaluation.frames import read_parquet, require_baseline
 from rluf_assets.evaluation.over_days import DAY_SCHEMA, lift_by_day, novelty_check, part_of
@@ -37,7 +37,8 @@ from rluf_assets.evaluation.stats import (
 
 ALL = "all"
 READOUT_SCHEMA: dict[str, Any] = {
-    "candidate": pl.String, "metric": pl.String, "role": pl.String, "better": pl.String, "segment": pl.String,
+    "candidate": pl.String, "baseline": pl.String,
+    "metric": pl.String, "role": pl.String, "better": pl.String, "segment": pl.String,
     "control": pl.Float64, "treatment": pl.Float64, "lift": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64,
     "p_value": pl.Float64, "p_adjusted": pl.Float64, "sequential_low": pl.Float64, "sequential_high": pl.Float64,
     "unadjusted_lift": pl.Float64, "variance_removed": pl.Float64, "mde": pl.Float64, "margin": pl.Float64,
@@ -64,6 +65,11 @@ class Readout:
 
     def _repr_html_(self) -> str:
         return str(self.metrics.filter(pl.col("segment") == ALL)._repr_html_())
+
+
+def no_readout() -> Readout:
+    """The readout of a production that had nothing to compare."""
+    return Readout(pl.DataFrame(schema=READOUT_SCHEMA), pl.DataFrame(schema=CHECK_SCHEMA))
 
 
 def read_readout(folder: Path) -> Readout:
@@ -148,7 +154,7 @@ def _compare_arms(name: str, segment: str, arm: Arm, base: Arm, config: ReadoutC
     for metric in measured:
         row = compare_metric(metric, arm, base, config, two_way)
         if row is not None:
-            rows.append({"candidate": name, "segment": segment, **row})
+            rows.append({"candidate": name, "baseline": config.baseline, "segment": segment, **row})
     return rows
 
 

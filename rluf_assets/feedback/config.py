@@ -70,7 +70,7 @@ class IngestConfig(_Config):
 class RedactionConfig(_Config):
     """Personal data in texts: emails, phone, card and account numbers, IPs, URLs with tokens become placeholders."""
 
-    on: bool = True
+    enabled: bool = True
     phone_regions: tuple[str, ...] = Field(
         ("US", "GB", "DE", "FR"), description="countries whose phone numbers are known without their country code"
     )
@@ -86,7 +86,7 @@ class BurstConfig(_Config):
 class ContractConfig(_Config):
     """The row contract and the labels of one partition of replies."""
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     day: date | None = None
     signals: tuple[str, ...] = SIGNALS
     attribution_window_h: float = Field(24.0, gt=0)
@@ -121,6 +121,9 @@ class ContractConfig(_Config):
 class AdversarialConfig(_Config):
     """Users who, over some trailing days, react to nearly everything they are shown: their rows say nothing."""
 
+    enabled: bool = Field(
+        True, description="false: where marking every reply was the users' task, it tells nothing of them"
+    )
     min_shown: int = Field(20, ge=1, description="replies shown within the trailing days")
     min_reacted_share: float = Field(0.8, gt=0, le=1)
     trailing_days: int = Field(28, ge=1, description="sources without times: the whole of them")
@@ -154,6 +157,7 @@ class SplitConfig(_Config):
     holdout_days: int = Field(10, ge=1, description="last days of the period; only users first seen in them")
     holdout_share: float = Field(0.1, gt=0, lt=1, description="share of users, for sources without times")
     ctx_turns: int = Field(10, ge=1, description="user messages kept in a prompt, the last one included")
+    adversarial: AdversarialConfig = AdversarialConfig()
 
 
 class SignalSetConfig(SplitConfig):
@@ -176,7 +180,6 @@ class SignalSetConfig(SplitConfig):
     negatives: Literal["uniform", "matched"] = Field(
         "uniform", description="matched: by use case and turn index, as the positives are spread"
     )
-    adversarial: AdversarialConfig = AdversarialConfig()
 
 
 class PairsConfig(_Config):
@@ -188,7 +191,9 @@ class PairsConfig(_Config):
         "trl",
         description="transcripts: '\\n\\nHuman: ...\\n\\nAssistant: ...'; open_webui: rated replies and siblings",
     )
-    source: str = Field(description="path, glob or URL of Parquet or JSONL (plain, gzip, zstd)")
+    source: str = Field(
+        "", description="path, glob or URL of Parquet or JSONL (plain, gzip, zstd); the production gives it"
+    )
     eval_share: float = Field(0.15, gt=0, lt=1)
     max_chars: int = Field(32_000, ge=1)
     use_case: str | None = Field(None, description="use case of all pairs where the source has no such column")

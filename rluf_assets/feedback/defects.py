@@ -14,6 +14,8 @@ import polars as pl
 from rluf_assets.feedback.config import ContractConfig
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
+# An opening tag that breaks off at or within an attribute's value; no tag is longer than what is looked at.
+_CUT_TAG, _TAG_CHARS = r"<[A-Za-z][\w-]*(\s+[\w-]+=\"[^\"]*\")*\s+[\w-]+=(\"[^\"<>]*)?$", 200
 
 # name -> what it means. The first that applies is the one a row is quarantined under.
 MESSAGE_DEFECTS = {
@@ -25,6 +27,7 @@ MESSAGE_DEFECTS = {
     "other_day": "created_at lies on another day than the partition's",
     "empty_text": "content is null or blank",
     "overlong_text": "content is longer than `max_chars`",
+    "cut_markup": "content ends inside an HTML tag: it was cut on its way into the log",
     "invalid_text": "content has U+FFFD: bytes that were no UTF-8, here or in the system that logged it",
     "duplicate_id": "an earlier row, of this day or the day before, has the same message id",
     "duplicate_conversation": "the same user's conversation came before under another id: same texts, same times",
@@ -122,6 +125,7 @@ def _message_defect(config: ContractConfig) -> pl.Expr:
         **_time_checks("created_at", config),
         "empty_text": (content.str.strip_chars() == "").fill_null(True),
         "overlong_text": content.str.len_chars() > config.max_chars,
+        "cut_markup": content.str.tail(_TAG_CHARS).str.contains(_CUT_TAG),
         "invalid_text": content.str.contains("\ufffd", literal=True),
     }
     return _first_that_applies(checks)

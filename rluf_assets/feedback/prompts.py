@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from rluf_assets.errors import ConfigError, DataError
-from rluf_assets.feedback.config import AdversarialConfig, PromptsConfig
+from rluf_assets.feedback.config import PromptsConfig
 from rluf_assets.feedback.sampling import stable_uniform
 from rluf_assets.feedback.splits import HOLDOUT, TRAIN, split_users
 from rluf_assets.feedback.windows import ConversationPool
@@ -29,7 +29,7 @@ def build_prompts(replies: pl.LazyFrame, messages: pl.LazyFrame, config: Prompts
     A use case with too few distinct prompts gives what it has. Raises ConfigError for a use case in `min_share` that
     the replies do not have, DataError where a split gets no prompt at all.
     """
-    split = split_users(replies, config, AdversarialConfig(), seed)
+    split = split_users(replies, config, seed)
     ids = ["message_id", "conversation_id", "user_id", "created_at", "turn_index", "use_case", "status"]
     staged = (
         split.attach(replies.select(ids))

@@ -56,7 +56,7 @@ _VERSION_WORD = re.compile(r"(?i)(?:[=~<>]=|\bv|version|release|build|firmware|d
 def redact(texts: pl.Series, config: RedactionConfig) -> tuple[pl.Series, dict[str, int]]:
     """The texts with `<EMAIL>`, `<PHONE>` ... in place of what was found, and how much of each kind that was."""
     counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
-    if not config.on:
+    if not config.enabled:
         return texts, dict(counts)
     hinted = texts.str.contains(_HINT).fill_null(False).arg_true()
     places = hinted.filter(texts.gather(hinted).str.contains(_POSSIBLE))

@@ -77,7 +77,7 @@ def build_signal_set(replies: pl.LazyFrame, messages: pl.LazyFrame, config: Sign
     split is empty (`rates["note"]` says so) and the holdout is still built. Raises ConfigError for an unknown signal.
     """
     require_signal(replies, config.signal)
-    split = split_users(replies, config, config.adversarial, seed)
+    split = split_users(replies, config, seed)
     staged = _staged(replies, config, split)
     found = staged.group_by("stage", "label", "stratum").len().collect(engine="streaming")
     counts = dict(found.group_by("stage").agg(pl.col("len").sum()).iter_rows())

@@ -56,6 +56,8 @@ def user_table(replies: pl.LazyFrame, adversarial: AdversarialConfig) -> pl.Data
     counted = {"shown": shown.sum(), "reacted": reacted.sum()}
     by_user = replies.group_by("user_id").agg(first_seen=pl.col("created_at").min(), **counted)
     users = by_user.collect(engine="streaming")
+    if not adversarial.enabled:
+        return users.with_columns(adversarial=pl.lit(False))
     # Who reacted less than this in all did not do it in four weeks either: only the others' days are looked at.
     suspects = users.filter(pl.col("reacted") >= adversarial.min_reacted_share * adversarial.min_shown)
     theirs = replies.join(suspects.lazy().select("user_id"), on="user_id", how="semi")
@@ -102,12 +104,12 @@ class Split:
         return replies.join(self.users.lazy().select("user_id", "adversarial", "new_user"), on="user_id", how="left")
 
 
-def split_users(replies: pl.LazyFrame, config: SplitConfig, adversarial: AdversarialConfig, seed: int) -> Split:
+def split_users(replies: pl.LazyFrame, config: SplitConfig, seed: int) -> Split:
     """Find the period, where its holdout starts, and the users first seen in it.
 
     Raises ConfigError where `holdout_days` leaves no training period.
     """
-    users = user_table(replies, adversarial)
+    users = user_table(replies, config.adversarial)
     first, last = replies.select(first=pl.col("created_at").min(), last=pl.col("created_at").max()).collect().row(0)
     if first is None:
         drawn = users.lazy().with_columns(new_user=stable_uniform("user_id", seed) < config.holdout_share)

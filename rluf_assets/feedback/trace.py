@@ -108,7 +108,7 @@ def _selected(lake: Lake, message_id: str, reply: pl.DataFrame) -> Step:
     spec = artifact.manifest["spec"]
     config = SignalSetConfig.model_validate(spec["config"])
     folders = [Path(one["uri"]) for name, one in spec["inputs"].items() if name.startswith("validated_replies/")]
-    split_of = split_users(scan_days(folders, "replies"), config, config.adversarial, spec["seed"])
+    split_of = split_users(scan_days(folders, "replies"), config, spec["seed"])
     label = pl.col(label_column(config.signal))
     stage = split_of.attach(reply.lazy()).select(split_of.stage(label)).collect().item()
     if stage == HOLDOUT:

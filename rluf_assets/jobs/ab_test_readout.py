@@ -1,6 +1,7 @@
 """Job: read the A/B tests of all candidates against the baseline's arm.
 
-Inputs: `ab_exposures/<candidate>`. Run: python -m rluf_assets.jobs.ab_test_readout SPEC.json
+Inputs: `ab_exposures/<candidate>`, or `logged_arms`: the logs' own arms, where no candidate was live.
+Run: python -m rluf_assets.jobs.ab_test_readout SPEC.json
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ def run(job: Job) -> Produced:
 
     from rluf_assets.evaluation.config import ReadoutConfig
     from rluf_assets.evaluation.frames import read_parquet
-    from rluf_assets.evaluation.readout import read_out
+    from rluf_assets.evaluation.readout import no_readout, read_out
 
     config = ReadoutConfig.model_validate(job.config)
-    folders = folders_of(job, "ab_exposures")
+    folders = folders_of(job, "ab_exposures", required=False)
     exposures = {name: read_parquet(folder / "exposures.parquet") for name, folder in folders.items()}
+    if "logged_arms" in job.spec.inputs:
+        table = read_parquet(job.input("logged_arms") / "exposures.parquet")
+        exposures = {str(part["arm"][0]): part for part in table.partition_by("arm", maintain_order=True)}
     logs = {name: folder / "exposed_replies.parquet" for name, folder in folders.items()}
     replies = {name: read_parquet(path) for name, path in logs.items() if path.exists()}
     job.progress(0, len(exposures), "reading exposures")
-    readout = read_out(exposures, config, replies=replies)
+    readout = read_out(exposures, config, replies=replies) if exposures else no_readout()
     readout.metrics.write_parquet(job.out / "readout.parquet")
     readout.checks.write_parquet(job.out / "checks.parquet")
     readout.days.write_parquet(job.out / "by_day.parquet")

@@ -1,4 +1,4 @@
-"""Job: the base policy, trained on validated logs (inputs `validated_replies/<day>`) or taken from a checkpoint."""
+"""Job: the base policy, trained on validated logs (inputs `validated_replies/<day>`, `corpora/<n>`) or a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def run(job: Job) -> Produced:
         seed=job.seed,
         checkpoints=job.scratch("checkpoints"),
         report=lambda step, steps, loss: job.progress(step, steps, "base policy", loss=loss),
+        corpora=[job.spec.inputs[f"corpora/{nth}"].uri for nth in range(len(config.corpora))],
     )
     write_json(str(job.out / "metrics.json"), metrics)
     return Produced(rows={"days": len(days), "parameters": int(metrics["parameters"])}, metrics=metrics)

@@ -27,7 +27,7 @@ from transformers import (
 from rluf_assets.chat import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS
 from rluf_assets.errors import ConfigError, TrainingError
 from rluf_assets.policy.config import BasePolicyConfig
-from rluf_assets.policy.conversations import Conversation, Example, encode, load_conversations, one_turn
+from rluf_assets.policy.conversations import Conversation, Example, encode, load_conversations, load_corpus, one_turn
 from rluf_assets.policy.prompts import PromptEncoder
 from rluf_assets.policy.state import load_state, newest_state, save_state
 
@@ -36,12 +36,20 @@ POOL_CONVERSATIONS = 512
 
 
 def train_base_policy(
-    folders: Sequence[Path], out: Path, config: BasePolicyConfig, *, seed: int, checkpoints: Path, report: Report
+    folders: Sequence[Path],
+    out: Path,
+    config: BasePolicyConfig,
+    *,
+    seed: int,
+    checkpoints: Path,
+    report: Report,
+    corpora: Sequence[str] = (),
 ) -> dict[str, float]:
     """Train (or take over) the base policy and write it to `out` as a Hugging Face folder; returns its metrics.
 
-    `folders` hold the validated logs of the training period; `report(step, steps, loss)` is called now and then. Raises
-    DataError without conversations, TrainingError if the loss is not finite.
+    `folders` hold the validated logs of the training period, `corpora` is where those of the config lie;
+    `report(step, steps, loss)` is called now and then. Raises DataError without conversations, TrainingError if the
+    loss is not finite.
     """
     if config.checkpoint is not None:
         model, tokenizer = load_checkpoint(config.checkpoint)
@@ -50,6 +58,8 @@ def train_base_policy(
         conversations = load_conversations(folders, config.max_conversations + config.heldout_conversations, seed)
         cut = min(config.heldout_conversations, max(1, len(conversations) // 10))
         heldout, training = conversations[:cut], conversations[cut:]
+        for corpus, source in zip(config.corpora, corpora, strict=True):
+            training = balanced(training, load_corpus(corpus, source, config.max_conversations, seed), seed)
         tokenizer = train_tokenizer(training[: config.tokenizer_conversations], config)
         model = new_model(tokenizer, config, seed)
         fit(model, tokenizer, training, config, seed=seed, checkpoints=checkpoints, report=report)
@@ -61,6 +71,14 @@ def train_base_policy(
         metrics |= {"heldout_loss": loss, "heldout_perplexity": math.exp(min(loss, 50)), "heldout_reply_tokens": tokens}
     save_policy(model, tokenizer, out)
     return metrics
+
+
+def balanced(ours: list[Conversation], others: list[Conversation], seed: int) -> list[Conversation]:
+    """Both together, shuffled, the fewer ones repeated until they are about as many as the others."""
+    fewer, more = sorted((ours, others), key=len)
+    together = fewer * (len(more) // len(fewer)) + more
+    random.Random(seed).shuffle(together)
+    return together
 
 
 def train_tokenizer(conversations: Sequence[Conversation], config: BasePolicyConfig) -> PreTrainedTokenizerFast:

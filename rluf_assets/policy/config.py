@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rluf_assets.errors import ConfigError
+from rluf_assets.feedback.config import Format, MessagesLayout
 from rluf_assets.policy.judges import DEFAULT_JUDGES, find_judge
 
 Weights = dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
@@ -23,12 +24,23 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Corpus(_Frozen):
+    """Conversations from elsewhere, in a format that `rluf ingest` reads."""
+
+    source: str = Field(description="path, glob or URL")
+    format: Format = "messages"
+    layout: MessagesLayout = MessagesLayout(users="per_conversation")
+
+
 class BasePolicyConfig(_Frozen):
     """A small Llama-architecture policy trained on the logs, or a checkpoint given by path."""
 
     version: ClassVar[str] = "1"
 
     checkpoint: str | None = Field(None, description="folder of a causal LM to take as it is; nothing is trained then")
+    corpora: tuple[Corpus, ...] = Field(
+        (), description="more to train on where the logs are few: each counts as much as the logs do"
+    )
     vocab_size: int = Field(1024, ge=300)
     hidden_size: int = Field(96, ge=32)
     intermediate_size: Positive | None = Field(None, description="None: 8/3 of hidden_size")

@@ -12,6 +12,10 @@ import polars as pl
 
 from rluf_assets.chat import END, Message
 from rluf_assets.errors import DataError
+from rluf_assets.feedback.config import IngestConfig
+from rluf_assets.feedback.ingest import read_table
+from rluf_assets.feedback.sources import structural_errors
+from rluf_assets.policy.config import Corpus
 from rluf_assets.policy.prompts import PromptEncoder
 
 Conversation = list[Message]
@@ -30,14 +34,27 @@ class Example:
 def load_conversations(folders: Sequence[Path], limit: int, seed: int) -> list[Conversation]:
     """At most `limit` conversations, a seeded sample in random order, from `messages.parquet` of each folder.
 
-    A conversation that runs past midnight is put together again. Only turns with a reply are kept. Raises DataError if
-    there is none.
+    A conversation that runs past midnight is put together again. Raises DataError if there is none.
     """
     files = [folder / "messages.parquet" for folder in folders]
     missing = [str(file) for file in files if not file.exists()]
     if missing or not files:
         raise DataError(f"base policy: expected messages.parquet in every folder of logs, missing: {missing or 'all'}.")
-    messages = pl.scan_parquet(files)
+    return sample_conversations(pl.scan_parquet(files), limit, seed, f"{len(files)} folders of logs")
+
+
+def load_corpus(corpus: Corpus, source: str, limit: int, seed: int) -> list[Conversation]:
+    """The same of a corpus, which lies at `source`. Raises DataError for a file that is not what its format says."""
+    config = IngestConfig(table="messages", format=corpus.format, source=source, layout=corpus.layout)
+    with structural_errors(source):
+        return sample_conversations(read_table(config).collect(engine="streaming").lazy(), limit, seed, source)
+
+
+def sample_conversations(messages: pl.LazyFrame, limit: int, seed: int, where: str) -> list[Conversation]:
+    """At most `limit` conversations of canonical messages, a seeded sample in random order; only turns with a reply.
+
+    Raises DataError if there is none.
+    """
     ids = messages.select(pl.col("conversation_id").unique()).collect().to_series().sort().to_list()
     random.Random(seed).shuffle(ids)
     chosen = pl.DataFrame({"conversation_id": ids[:limit], "place": range(len(ids[:limit]))})
@@ -56,7 +73,7 @@ def load_conversations(folders: Sequence[Path], limit: int, seed: int) -> list[C
         .collect()
     )
     if turns.is_empty():
-        raise DataError(f"base policy: {len(ids)} conversations in {len(files)} folders, none with a reply in it.")
+        raise DataError(f"base policy: {where}: {len(ids)} conversations, expected some with a reply. Bring in others.")
     return [
         [m for u, r in zip(users, replies, strict=True) for m in _turn(u, r)]
         for users, replies in turns.select("user", "reply").iter_rows()

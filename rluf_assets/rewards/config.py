@@ -46,6 +46,9 @@ class RewardConfig(_Frozen):
     version: ClassVar[str] = "2"
 
     objective: Objective = "bce"
+    base: str | None = Field(
+        None, description="folder of a pretrained model to start from, or `package:folder`; None: the base policy"
+    )
     epochs: Positive = 2
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)

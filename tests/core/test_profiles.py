@@ -28,7 +28,7 @@ def test_home_settings_lie_over_the_packaged_profile(tmp_path: Path) -> None:
         ),
         ("profile: tiny\nsignl_set: {}\n", r"signl_set.*did you mean 'signal_set'"),
         ("profile: tiny\nseed: seven\n", r"seed.*found 'seven'"),
-        ("profile: huge\n", r"profile 'huge': unknown; expected one of cluster_256_h100, laptop, one_gpu, tiny"),
+        ("profile: huge\n", r"profile 'huge': unknown; expected one of cluster_256_h100, laptop, one_gpu, real, tiny"),
         ("- a\n- b\n", r"expected keys and values, found list"),
         ("a: [\n", r"not YAML"),
     ],

@@ -66,7 +66,7 @@ def test_stored_tables_hold_none_of_it_and_counts_are_kept() -> None:
     assert log.messages["content"][0] == "write to <EMAIL> or <PHONE>"
     assert log.quarantine["row"].str.contains("<EMAIL>", literal=True).any()
     assert log.redacted == {**dict.fromkeys(KINDS, 0), "email": 2, "phone": 2}
-    off = validated(spoiled, reactions, redaction={"on": False})
+    off = validated(spoiled, reactions, redaction={"enabled": False})
     assert off.messages["content"][0] == secret and sum(off.redacted.values()) == 0
 
 

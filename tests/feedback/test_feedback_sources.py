@@ -224,16 +224,14 @@ def test_halie_dialogue_counts_match_its_description() -> None:
     assert messages.filter(pl.col("role") == "assistant").height == 2063
     assert log.replies["conversation_id"].n_unique() == log.replies["user_id"].n_unique() == 189
     assert log.replies["experiment_arm"].n_unique() == 4
-    # Three replies are blank; their seven marks each go with them. Nothing else is odd.
+    # Three replies are blank, and two are cut at `<span class=`, an upstream slip; their seven marks each go with them.
     named = dict(log.quarantine.group_by("table", "defect").len().select(pl.col("defect"), "len").iter_rows())
-    assert named == {"empty_text": 3, "quarantined_message": 21}
-    assert log.replies.height == log.accounting.mature == 2060
+    assert named == {"empty_text": 3, "cut_markup": 2, "quarantined_message": 35}
+    assert log.replies.height == log.accounting.mature == 2058
     marked = reactions["message_id"].n_unique()
     rate = reactions.filter(pl.col("signal") == "interestingness")["value"].mean()
     assert rate == pytest.approx(0.313, abs=0.0005)
-    assert 0 <= round(rate * marked) - log.replies["label_interestingness"].sum() <= 3
-    # The upstream slip that the description names: two replies cut inside an HTML tag.
-    assert log.replies.filter(pl.col("content").str.ends_with("<span class=")).height == 2
+    assert 0 <= round(rate * marked) - log.replies["label_interestingness"].sum() <= 5
 
 
 @needs_halie
