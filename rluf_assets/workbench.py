@@ -188,6 +188,10 @@ class Workbench:
         policies = pl.read_parquet(artifact.path("backtest.parquet"))
         return Backtest(policies, dict(read_json(artifact.path("summary.json"))))
 
+    def trust(self) -> pl.DataFrame:
+        """One row per candidate: does P[signal]'s ensemble agree on its replies and its change, do spoilt ones score last."""
+        return self._frame("release_report", "trust.parquet")
+
     def decisions(self) -> pl.DataFrame:
         """One row per candidate: promote, hold or needs A/B, with reasons and gates; best first."""
         return self._frame("release_report", "decisions.parquet")

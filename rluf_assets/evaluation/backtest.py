@@ -42,13 +42,12 @@ def backtest(
     config: BacktestConfig,
     *,
     seed: int,
-    degenerate: pl.DataFrame | None = None,
 ) -> Backtest:
     """Set predicted against observed changes.
 
     launches: one row per past policy; scored: policy, prompt_id, live_probability, with the control's texts under
-    `config.control`; degenerate: kind, prompt_id, live_probability of spoilt control replies.
-    Raises DataError for a missing control, a launch without texts, or prompts that the control did not answer.
+    `config.control`. Raises DataError for a missing control, a launch without texts, or prompts that the control did
+    not answer.
     """
     require_columns("past_launches launches", launches, LAUNCH_COLUMNS)
     require_columns("past_launches texts", scored, ("policy", "prompt_id", "live_probability"))
@@ -58,9 +57,7 @@ def backtest(
     control = _per_prompt(scored, config.control)
     rows = [_policy_row(launch, scored, control, config, seed) for launch in launches.iter_rows(named=True)]
     policies = pl.DataFrame(rows, infer_schema_length=None).sort("policy")
-    summary = summarise(policies, config)
-    summary["degenerate"] = degenerate_control(degenerate, scored, config)
-    return Backtest(policies, summary)
+    return Backtest(policies, summarise(policies, config))
 
 
 def _per_prompt(scored: pl.DataFrame, policy: str) -> pl.DataFrame:
@@ -168,41 +165,3 @@ def ranked_right(predicted: Sequence[float], observed: Sequence[float]) -> tuple
     pairs = list(combinations(range(len(predicted)), 2))
     right = sum((predicted[i] - predicted[j]) * (observed[i] - observed[j]) > 0 for i, j in pairs)
     return right, len(pairs)
-
-
-def spoil(texts: pl.DataFrame, *, seed: int) -> pl.DataFrame:
-    """Degenerate replies that any evaluator must score last: the same words shuffled, and the first third of them.
-
-    Takes and returns rows with `completion`; adds `kind` ("shuffled", "truncated").
-    """
-    rng = np.random.default_rng(seed)
-    parts = []
-    for kind in ("shuffled", "truncated"):
-        spoilt = []
-        for text in texts["completion"]:
-            words = text.split()
-            kept = list(rng.permutation(words)) if kind == "shuffled" and words else words[: -(-len(words) // 3)]
-            spoilt.append(" ".join(kept))
-        parts.append(texts.with_columns(pl.Series("completion", spoilt, dtype=pl.String), pl.lit(kind).alias("kind")))
-    return pl.concat(parts)
-
-
-def degenerate_control(
-    degenerate: pl.DataFrame | None, scored: pl.DataFrame, config: BacktestConfig
-) -> dict[str, Any] | None:
-    """Whether spoilt control replies score below every real policy on the same prompts; None if none were scored."""
-    if degenerate is None or degenerate.is_empty():
-        return None
-    prompts = degenerate.select("prompt_id").unique()
-    real = scored.join(prompts, on="prompt_id").group_by("policy").agg(pl.col("live_probability").mean()).sort("policy")
-    spoilt = dict(degenerate.group_by("kind").agg(pl.col("live_probability").mean()).sort("kind").iter_rows())
-    lowest = real.sort("live_probability", "policy").row(0, named=True)
-    control = real.filter(pl.col("policy") == config.control)["live_probability"][0]
-    return {
-        "mean_live_probability": spoilt,
-        "control_mean": control,
-        "lowest_policy": lowest["policy"],
-        "lowest_policy_mean": lowest["live_probability"],
-        "scores_last": all(value < lowest["live_probability"] for value in spoilt.values()),
-        "below_control": all(value < control for value in spoilt.values()),
-    }

@@ -164,20 +164,19 @@ class ReadoutConfig(_Frozen):
 class BacktestConfig(_Frozen):
     """Offline-online backtest over past launches."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     control: str = "control"
     resamples: int = Field(default=2000, ge=100)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     min_policies: int = Field(default=4, ge=4, description="fewer say nothing about the evaluator")
     batch_tokens: int = Field(default=16384, ge=256)
-    degenerate_replies: int = Field(default=400, ge=20, description="control replies scored shuffled and truncated")
 
 
 class ReleaseConfig(_Frozen):
     """What a candidate must show, and what counts as an unknown."""
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     baseline: str = "baseline"
     control: str = Field(
@@ -193,6 +192,9 @@ class ReleaseConfig(_Frozen):
         0.5, ge=0, lt=1, description="lower bound of the backtest's r for offline to be trusted"
     )
     max_out_of_distribution: float = Field(default=0.2, gt=0, le=1, description="share of replies far from the logs")
+    max_disputed: float = Field(
+        0.1, gt=0, le=1, description="share of replies the ensemble disagrees on more than on 99% of logged ones"
+    )
     require_ab: bool = Field(default=False, description="promote only what a live A/B test confirms")
     resamples: int = Field(default=2000, ge=100)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)

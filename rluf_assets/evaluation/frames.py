@@ -22,10 +22,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A candidate's `offline_evaluation`: completions on the fixed prompts and their score per objective."""
+    """A candidate's `offline_evaluation`: completions on the fixed prompts and their score per objective.
+
+    `spoilt`, where it was made: some of the replies shuffled or truncated (`kind`), with their `live_probability`.
+    """
 
     completions: pl.DataFrame
     scores: pl.DataFrame
+    spoilt: pl.DataFrame | None = None
 
     @property
     def judges(self) -> list[str]:
@@ -47,7 +51,9 @@ def read_parquet(path: Path) -> pl.DataFrame:
 def read_evaluation(candidate: str, folder: Path) -> Evaluation:
     """Read and check a candidate's offline evaluation."""
     completions = read_parquet(folder / "completions.parquet")
-    return check_evaluation(candidate, Evaluation(completions, read_parquet(folder / "scores.parquet")))
+    scores, control = read_parquet(folder / "scores.parquet"), folder / "spoilt.parquet"
+    spoilt = read_parquet(control) if control.exists() else None
+    return check_evaluation(candidate, Evaluation(completions, scores, spoilt))
 
 
 def check_evaluation(candidate: str, found: Evaluation) -> Evaluation:
@@ -74,7 +80,10 @@ def check_evaluation(candidate: str, found: Evaluation) -> Evaluation:
             f"{where}: found scores for {dict(short.iter_rows())} completions, expected all {len(completions)} "
             "under every objective. Evaluate again."
         )
-    return Evaluation(completions, scores)
+    if found.spoilt is not None:
+        require_columns(f"{where} spoilt", found.spoilt, ("prompt_id", "kind", "live_probability"))
+        require_finite(f"{where} spoilt", found.spoilt, ("live_probability",))
+    return Evaluation(completions, scores, found.spoilt)
 
 
 def require_columns(where: str, frame: pl.DataFrame, columns: Iterable[str]) -> None:

@@ -34,45 +34,6 @@ class Gate:
         return asdict(self)
 
 
-def trust_gate(
-    candidate: str, backtest: Mapping[str, Any] | None, tripwires: pl.DataFrame, config: ReleaseConfig
-) -> Gate:
-    """Whether the offline figures may be believed: backtest, degenerate text, distance from the logs.
-
-    It never fails a candidate; it says that only users can tell.
-    """
-    title = "Offline figures can be trusted"
-    doubts, figures = _backtest_doubts(backtest, config)
-    far = _tripwire(tripwires, candidate, "out_of_distribution")
-    if far is not None:
-        figures["out_of_distribution"] = far["value"]
-        if far["value"] > config.max_out_of_distribution:
-            doubts.append(f"{percent(far['value'])} of its replies lie far from the logged ones")
-    if doubts or backtest is None:
-        detail = f"Offline figures are not enough: {'; '.join(doubts)}."
-        return Gate("trust", title, "open", detail, f"offline figures are not enough: {doubts[0]}", figures)
-    shown = f"r = {number(backtest['pearson_r'])} ({span(*backtest['ci'], as_percent=False, signed=False)})"
-    detail = f"Offline figures held on {backtest['policies']} past launches: {shown}."
-    return Gate("trust", title, "pass", detail, "offline figures held on past launches", figures)
-
-
-def _backtest_doubts(backtest: Mapping[str, Any] | None, config: ReleaseConfig) -> tuple[list[str], Figures]:
-    if backtest is None:
-        return ["there is no backtest over past launches"], {}
-    r, (low, _) = backtest["pearson_r"], backtest["ci"]
-    figures: Figures = {"backtest_r": r, "backtest_r_low": low, "policies": backtest["policies"]}
-    doubts = []
-    if r is None:
-        doubts.append(f"the backtest says nothing ({backtest['policies']} past launches)")
-    elif low is None or low < config.min_backtest_r:
-        interval = span(*backtest["ci"], as_percent=False, signed=False)
-        doubts.append(f"the backtest's r of {number(r)} ({interval}) may be below {number(config.min_backtest_r)}")
-    degenerate = backtest.get("degenerate")
-    if degenerate is not None and not degenerate["below_control"]:
-        doubts.append("shuffled or truncated replies score as well as real ones")
-    return doubts, figures
-
-
 def love_gate(candidate: str, offline: OfflineComparison, config: ReleaseConfig) -> Gate:
     """Predicted change of the signal's live rate."""
     row, love = offline.row(candidate, config.love_objective), config.love_objective
@@ -194,8 +155,3 @@ def _strongest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _name(metric: str) -> str:
     return metric.replace("_", " ")
-
-
-def _tripwire(tripwires: pl.DataFrame, candidate: str, name: str) -> dict[str, Any] | None:
-    found = tripwires.filter((pl.col("candidate") == candidate) & (pl.col("tripwire") == name))
-    return found.row(0, named=True) if len(found) else None

@@ -51,11 +51,13 @@ def only(data: ReportData, candidate: str, config: ReleaseConfig) -> ReportData:
     readout = data.readout
     if readout is not None:
         readout = replace(readout, **{part: kept(getattr(readout, part)) for part in ("metrics", "checks", "days")})
+        readout = None if readout.metrics.is_empty() else readout
     return replace(
         data,
         decisions=[d for d in data.decisions if d.candidate in shown],
         offline=offline,
         tripwires=kept(data.tripwires),
+        trust=kept(data.trust),
         phrases=kept(data.phrases),
         farewells=kept(data.farewells),
         replies=[{**p, "replies": [r for r in p["replies"] if r["candidate"] in shown]} for p in data.replies],

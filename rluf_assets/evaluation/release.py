@@ -15,9 +15,11 @@ from typing import Any
 import polars as pl
 
 from rluf_assets.evaluation.config import ReleaseConfig
-from rluf_assets.evaluation.gates import Gate, ab_gate, audit_gate, love_gate, non_inferiority_gate, trust_gate
+from rluf_assets.evaluation.gates import Gate, ab_gate, audit_gate, love_gate, non_inferiority_gate
 from rluf_assets.evaluation.offline import OfflineComparison
 from rluf_assets.evaluation.readout import Readout
+from rluf_assets.evaluation.trust import TRUST_SCHEMA
+from rluf_assets.evaluation.trust_gate import trust_gate
 from rluf_assets.evaluation.words import percent
 
 PROMOTE, HOLD, NEEDS_AB, REFERENCE = "promote", "hold", "needs A/B", "reference"
@@ -46,12 +48,13 @@ class Decision:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a decision rests on. `audit` and `readout` may be missing, and then count as unknown."""
+    """All that a decision rests on. What is missing or empty, but for the comparison, counts as unknown."""
 
     offline: OfflineComparison
     tripwires: pl.DataFrame
     backtest: dict[str, Any] | None
     readout: Readout | None
+    trust: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TRUST_SCHEMA))
 
 
 def decide_all(evidence: Evidence, config: ReleaseConfig) -> list[Decision]:
@@ -77,7 +80,7 @@ def decide(candidate: str, evidence: Evidence, config: ReleaseConfig) -> Decisio
         )
         return Decision(candidate, REFERENCE, [f"{candidate} is {role}: it is not up for release."], [], **change)
     gates = [
-        trust_gate(candidate, evidence.backtest, evidence.tripwires, config),
+        trust_gate(candidate, evidence.backtest, evidence.tripwires, evidence.trust, config),
         love_gate(candidate, evidence.offline, config),
         *(
             non_inferiority_gate(candidate, objective, margin, evidence.offline)

@@ -24,6 +24,7 @@ from rluf_assets.evaluation.release import Decision, Evidence, conclusion, decid
 from rluf_assets.evaluation.reliability import reliability
 from rluf_assets.evaluation.report import ReportData, farewell_rates, side_by_side
 from rluf_assets.evaluation.stats import finite
+from rluf_assets.evaluation.trust import assess_trust
 from rluf_assets.lake import read_json
 
 
@@ -64,7 +65,8 @@ def make_release(folders: ReleaseFolders, config: ReleaseConfig, *, seed: int) -
             read_parquet(folders.backtest / "backtest.parquet"),
             read_json(str(folders.backtest / "summary.json")),
         )
-    decisions = decide_all(Evidence(offline, tripwires, backtest[1] if backtest else None, readout), config)
+    trust = assess_trust(evaluations, config.offline, seed=seed)
+    decisions = decide_all(Evidence(offline, tripwires, backtest[1] if backtest else None, readout, trust), config)
     logged = tripwires.filter((pl.col("tripwire") == "farewell") & pl.col("logged").is_not_null())["logged"]
     data = ReportData(
         decisions=decisions,
@@ -76,6 +78,7 @@ def make_release(folders: ReleaseFolders, config: ReleaseConfig, *, seed: int) -
         replies=side_by_side(evaluations, config, seed=seed),
         readout=readout,
         backtest=backtest,
+        trust=trust,
         **_reward_figures(folders, config),
         simulation=simulated_truth(folders.exposures, config, seed=seed),
     )
@@ -89,9 +92,8 @@ def _audit(folder: Path | None) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _readout(folder: Path | None) -> Readout | None:
-    if folder is None:
-        return None
-    return read_readout(folder)
+    readout = None if folder is None else read_readout(folder)
+    return None if readout is None or readout.metrics.is_empty() else readout
 
 
 def _reward_figures(folders: ReleaseFolders, config: ReleaseConfig) -> dict[str, Any]:

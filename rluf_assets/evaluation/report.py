@@ -24,6 +24,7 @@ from rluf_assets.evaluation.frames import Evaluation
 from rluf_assets.evaluation.offline import OfflineComparison
 from rluf_assets.evaluation.readout import Readout
 from rluf_assets.evaluation.release import REFERENCE, Decision, conclusion
+from rluf_assets.evaluation.trust import TRUST_SCHEMA
 from rluf_assets.evaluation.words import number, percent, points, span
 
 TEMPLATE = Path(__file__).with_name("report.jinja")
@@ -52,6 +53,7 @@ class ReportData:
     replies: Sequence[Mapping[str, Any]]
     readout: Readout | None = None
     backtest: tuple[pl.DataFrame, Mapping[str, Any]] | None = None
+    trust: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TRUST_SCHEMA))
     reliability: pl.DataFrame | None = None
     rewards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     funnel: pl.DataFrame | None = None
@@ -88,6 +90,7 @@ def render_report(data: ReportData, config: ReleaseConfig) -> str:
         phrases=data.phrases.filter(pl.col("candidate") != config.control),
         simulation=list(data.simulation.items()),
         correlations=_correlations(data, config),
+        arms=_logged_arms(data),
         plotly=packed_plotly(),
     )
     return str(page)
@@ -106,7 +109,8 @@ def draw(data: ReportData, config: ReleaseConfig) -> dict[str, plots.Plot]:
     if data.reliability is not None:
         found.append(plots.reliability_plot(data.reliability, love))
     if data.readout is not None:
-        found += readout_plots(data.readout, styles, config.control)
+        arms = data.readout.metrics["candidate"].unique().sort().to_list()
+        found += readout_plots(data.readout, {**plots.colours(arms), **styles}, config.control)
     found.append(
         plots.rates_plot(
             "farewells", data.farewells, styles, data.logged_farewells, "Share of replies that say goodbye"
@@ -168,6 +172,14 @@ def side_by_side(evaluations: Mapping[str, Evaluation], config: ReleaseConfig, *
             replies.append({"candidate": name, "text": own["completion"], "scores": values, "failed": failed})
         shown.append({"use_case": prompt["use_case"], "messages": prompt["prompt"], "replies": replies})
     return shown
+
+
+def _logged_arms(data: ReportData) -> dict[str, Any] | None:
+    """Of a readout of the logs' own arms: the arm that the others are read against, and how many users an arm has."""
+    if data.readout is None or set(data.readout.metrics["candidate"]) & set(data.offline.pareto["candidate"]):
+        return None
+    users = data.readout.metrics["n_treatment"].to_list() + data.readout.metrics["n_control"].to_list()
+    return {"baseline": data.readout.metrics["baseline"][0], "fewest": min(users), "most": max(users)}
 
 
 def _correlations(data: ReportData, config: ReleaseConfig) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Job: a candidate's replies to the evaluation prompts, judged and scored.
+"""Job: a candidate's replies to the evaluation prompts, judged and scored; some of them spoilt, as a control.
 
 Inputs `policy`, `evaluation_prompts`, `rewards/<objective>`.
 """
@@ -14,6 +14,7 @@ from rluf_assets.policy.config import EvaluationConfig
 def run(job: Job) -> Produced:
     import polars as pl
 
+    from rluf_assets.evaluation.degenerate import spoilt_sample
     from rluf_assets.policy.candidate import evaluate_candidate
     from rluf_assets.rewards.scoring import RewardModel
 
@@ -21,16 +22,21 @@ def run(job: Job) -> Produced:
     inputs = [name for name in job.spec.inputs if name.startswith("rewards/")]
     if not inputs:
         raise ArtifactMissing(f"{job.spec.name}: no input rewards/<objective>. Materialise the reward models first.")
+    scorers = {name.removeprefix("rewards/"): RewardModel.load(job.input(name)) for name in inputs}
     completions, scores = evaluate_candidate(
         job.input("policy"),
         job.input("evaluation_prompts") / "prompts.parquet",
-        {name.removeprefix("rewards/"): RewardModel.load(job.input(name)) for name in inputs},
+        scorers,
         config,
         seed=job.seed,
         report=job.progress,
     )
     completions.write_parquet(job.out / "completions.parquet")
     scores.write_parquet(job.out / "scores.parquet")
+    if config.love_objective in scorers and config.spoilt_replies:
+        spoilt = spoilt_sample(completions, config.spoilt_replies, seed=job.seed)
+        found = scorers[config.love_objective].score(spoilt["prompt"].to_list(), spoilt["completion"].to_list())
+        spoilt.drop("prompt").hstack(found).write_parquet(job.out / "spoilt.parquet")
     means = scores.group_by("objective").agg(pl.col("logit", "live_probability").mean()).sort("objective")
     metrics = {f"mean_logit_{row['objective']}": row["logit"] for row in means.iter_rows(named=True)}
     metrics |= {

@@ -14,52 +14,49 @@ from rluf_assets.lake import Produced, write_json
 if TYPE_CHECKING:
     import polars as pl
 
-    from rluf_assets.rewards.scoring import RewardModel
-
 
 def run(job: Job) -> Produced:
     """Write `backtest.parquet`, `summary.json` and `texts_scored.parquet`."""
-    import polars as pl
-
-    from rluf_assets.evaluation.backtest import backtest, spoil
+    from rluf_assets.evaluation.backtest import backtest
     from rluf_assets.evaluation.config import BacktestConfig
     from rluf_assets.evaluation.frames import read_parquet, require_columns
+    from rluf_assets.evaluation.logged_arms import backtest_arms
     from rluf_assets.rewards.scoring import RewardModel
 
     config = BacktestConfig.model_validate(job.config)
     launches = read_parquet(job.input("past_launches") / "launches.parquet")
     texts = read_parquet(job.input("past_launches") / "texts.parquet")
     require_columns("past_launches texts", texts, ("policy", "prompt_id", "completion"))
-    prompts = read_parquet(job.input("evaluation_prompts") / "prompts.parquet").select("prompt_id", "prompt")
+    own_prompts = "prompt" in texts.columns  # of logged arms: every reply has the prompt that it answered
+    if not own_prompts:
+        texts = _with_prompts(texts, read_parquet(job.input("evaluation_prompts") / "prompts.parquet"))
     model = RewardModel.load(job.input("reward"))
     texts = texts.sort("policy", "prompt_id", "completion")
-    job.progress(0, 2, f"scoring {len(texts)} texts of past policies")
-    scored = _scored(model, texts, prompts, config.batch_tokens)
-    worded = pl.col("completion").str.strip_chars() != ""
-    control = texts.filter((pl.col("policy") == config.control) & worded).head(config.degenerate_replies)
-    job.progress(1, 2, "scoring spoilt replies")
-    degenerate = _scored(model, spoil(control, seed=job.seed), prompts, config.batch_tokens)
-    result = backtest(launches, scored, config, seed=job.seed, degenerate=degenerate)
+    job.progress(0, 1, f"scoring {len(texts)} texts of past policies")
+    scores = model.score(texts["prompt"].to_list(), texts["completion"].to_list(), batch_tokens=config.batch_tokens)
+    scored = texts.hstack(scores.select("logit", "probability", "live_probability"))
+    result = (
+        backtest_arms(launches, scored, config) if own_prompts else backtest(launches, scored, config, seed=job.seed)
+    )
     result.policies.write_parquet(job.out / "backtest.parquet")
     scored.drop("prompt", "completion").write_parquet(job.out / "texts_scored.parquet")
     write_json(str(job.out / "summary.json"), result.summary)
-    job.progress(2, 2, result.summary["sentence"])
+    job.progress(1, 1, result.summary["sentence"])
     shown = {k: v for k, v in result.summary.items() if isinstance(v, int | float | str)}
     return Produced(rows={"backtest": len(result.policies), "texts_scored": len(scored)}, metrics=shown)
 
 
-def _scored(model: RewardModel, texts: pl.DataFrame, prompts: pl.DataFrame, batch_tokens: int) -> pl.DataFrame:
-    """Texts with prompt and scores; raises DataError for a prompt that is not in the current evaluation prompts."""
+def _with_prompts(texts: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:
+    """Texts with their prompts; raises DataError for a prompt that is not in the current evaluation prompts."""
     from rluf_assets.errors import DataError
 
-    joined = texts.join(prompts, on="prompt_id", how="left", maintain_order="left")
+    joined = texts.join(prompts.select("prompt_id", "prompt"), on="prompt_id", how="left", maintain_order="left")
     if unknown := joined["prompt"].null_count():
         raise DataError(
             f"past_launches texts: found {unknown} texts whose prompt is not in evaluation_prompts, expected none. "
             "Replay the past policies on the current evaluation prompts."
         )
-    scores = model.score(joined["prompt"].to_list(), joined["completion"].to_list(), batch_tokens=batch_tokens)
-    return joined.hstack(scores.select("logit", "probability", "live_probability"))
+    return joined
 
 
 if __name__ == "__main__":

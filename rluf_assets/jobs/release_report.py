@@ -14,7 +14,7 @@ from rluf_assets.lake import Produced, write_json
 
 def run(job: Job) -> Produced:
     """Write `decisions.parquet`, `summary.json`, `offline.parquet`, `pareto.parquet`, `correlations.parquet`,
-    `report.html` and a page `candidate-<name>.html` per candidate."""
+    `trust.parquet`, `report.html` and a page `candidate-<name>.html` per candidate."""
     from rluf_assets.evaluation.config import ReleaseConfig
     from rluf_assets.evaluation.pages import write_pages
     from rluf_assets.evaluation.release import decisions_frame
@@ -38,6 +38,7 @@ def run(job: Job) -> Produced:
     offline.objectives.write_parquet(job.out / "offline.parquet")
     offline.pareto.write_parquet(job.out / "pareto.parquet")
     offline.correlations.write_parquet(job.out / "correlations.parquet")
+    release.data.trust.write_parquet(job.out / "trust.parquet")
     write_json(str(job.out / "summary.json"), release.summary)
     job.progress(1, 2, "drawing the pages")
     write_pages(release, config, job.out)

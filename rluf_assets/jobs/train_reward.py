@@ -1,7 +1,8 @@
 """Job `train_reward`: one reward model and its evaluation.
 
 Inputs: `base` (HF folder), `signal_set` (P[signal]) or `preference_pairs` (Bradley-Terry), `previous` (optional: a
-reward model to start from). Writes the model folder, calibration.json, metrics.json, scores and report.html.
+reward model to start from). Writes the model folder, calibration.json, metrics.json, scores, report.html and, for
+P[signal], ensemble.json.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ def run(job: Job) -> Produced:
     )
     evaluation.scores.write_parquet(job.out / ("holdout_scores.parquet" if labelled else "eval_scores.parquet"))
     write_json(str(job.out / "metrics.json"), {**evaluation.metrics, "training": trained.rows | trained.metrics})
+    if evaluation.ensemble is not None:
+        evaluation.ensemble.save(job.out)
     write_report(job.out / "report.html", evaluation, model.calibration, config)
     return Produced(trained.rows, _flat(evaluation.metrics))
 

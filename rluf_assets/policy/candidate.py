@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import polars as pl
 
+from rluf_assets.chat import Message
 from rluf_assets.errors import DataError
 from rluf_assets.policy.config import EvaluationConfig
 from rluf_assets.policy.engine import TransformersEngine
 from rluf_assets.policy.judges import JUDGES, judge_all
-from rluf_assets.policy.phases import Scorer
+
+MEMBER_COLUMNS = ("member_live_probability", "disagreement")
+
+
+class EnsembleScorer(Protocol):
+    """What a reward model offers (rewards.scoring.RewardModel): scores, and those of its ensemble's members."""
+
+    def score(
+        self, prompts: Sequence[Sequence[Message]], completions: Sequence[str], *, members: bool = False
+    ) -> pl.DataFrame: ...
 
 
 def evaluate_candidate(
     policy: Path,
     prompts_file: Path,
-    scorers: Mapping[str, Scorer],
+    scorers: Mapping[str, EnsembleScorer],
     config: EvaluationConfig,
     *,
     seed: int,
     report: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Completions (one row each, with a column `judge_<name>` per rule judge) and scores (one per objective and reply).
+    """Completions (one row each, with a column `judge_<name>` per rule judge) and scores (one per objective and reply;
+    where the reward model has an ensemble, with its members' live probabilities and how much they disagree).
 
     The same seed gives every candidate the same random numbers for the same prompt. Raises DataError without prompts.
     """
@@ -55,12 +67,12 @@ def evaluate_candidate(
     report(2, steps, "judged")
     scores = []
     for objective, scorer in scorers.items():
-        found = scorer.score(completions["prompt"].to_list(), completions["completion"].to_list())
+        found = scorer.score(completions["prompt"].to_list(), completions["completion"].to_list(), members=True)
         scores.append(
             pl.concat(
                 [
                     completions.select("prompt_id", "completion_id", "use_case", objective=pl.lit(objective)),
-                    found.select(pl.col("logit", "probability", "live_probability").cast(pl.Float64)),
+                    found.select(pl.col("logit", "probability", "live_probability").cast(pl.Float64), *MEMBER_COLUMNS),
                 ],
                 how="horizontal",
             )

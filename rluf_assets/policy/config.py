@@ -175,13 +175,15 @@ class OptimisationConfig(_Frozen):
 class EvaluationConfig(_Frozen):
     """Sampling and scoring one candidate on the fixed evaluation prompts."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     completions_per_prompt: Annotated[int, Field(ge=1, le=64)] = 2
     max_prompts: Positive | None = Field(None, description="None: all evaluation prompts")
     temperature: float = Field(1.0, ge=0, description="0: greedy")
     max_new_tokens: Positive = 48
     sampling_tokens: Positive = 6_144
+    love_objective: str = Field("love", description="objective whose reward model is P[signal]")
+    spoilt_replies: int = Field(200, ge=0, description="replies scored shuffled and truncated too, as a control")
 
 
 def check_weights(weights: Weights, owner: str) -> None:

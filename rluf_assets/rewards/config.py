@@ -37,6 +37,9 @@ class EvaluationConfig(_Frozen):
     confidence: float = Field(0.95, gt=0, lt=1)
     reliability_bins: int = Field(10, ge=2)
     worst_mistakes: int = Field(12, ge=0, description="mistakes shown with their text in the report")
+    ensemble_members: int = Field(
+        8, ge=0, description="bce: score heads refitted on held-out users, to see where the score is not determined"
+    )
     min_slice_rows: int = Field(50, ge=2, description="smaller slices get no metrics of their own")
 
 

@@ -18,6 +18,7 @@ from rluf_assets.rewards import baselines, metrics
 from rluf_assets.rewards.baselines import BagOfWords
 from rluf_assets.rewards.config import EvaluationConfig, RewardConfig
 from rluf_assets.rewards.data import labelled_rows, limit_rows, pair_rows
+from rluf_assets.rewards.ensemble import Ensemble, fit_ensemble
 from rluf_assets.rewards.holdout import sample_negatives
 from rluf_assets.rewards.metrics import Clusters, RankStatistics
 from rluf_assets.rewards.scoring import RewardModel
@@ -29,11 +30,15 @@ LENGTH_QUANTILES = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`metrics` is what metrics.json holds; `scores` one row per scored row; `rows` the texts, in the same order."""
+    """`metrics` is what metrics.json holds; `scores` one row per scored row; `rows` the texts, in the same order.
+
+    `ensemble` goes beside a P[signal] model: score heads refitted on the scored rows.
+    """
 
     metrics: dict[str, Any]
     scores: pl.DataFrame
     rows: pl.DataFrame
+    ensemble: Ensemble | None = None
 
 
 def evaluate_signal(
@@ -48,7 +53,7 @@ def evaluate_signal(
     read = len(rows)
     rows = labelled_rows(rows, "holdout", lenient).with_columns(label=(pl.col("label") > 0.5).cast(pl.Float64))
     train = limit_rows(labelled_rows(train, "train", lenient), baselines.MAX_BASELINE_ROWS, seed)
-    rows, scored = _score(model, rows, "completion", config)
+    rows, scored, features = _score(model, rows, "completion", config)
     scores = pl.concat(
         [_identity(rows, ("message_id", "user_id", "use_case", "turn_index", "policy_version")), scored],
         how="horizontal",
@@ -67,16 +72,21 @@ def evaluate_signal(
     }
     for name, values in others.items():
         found |= _named(f"auroc_{name}", clusters.estimate(RankStatistics(values, labels).auroc))
+    ensemble = fit_ensemble(
+        scores["logit"].to_numpy(), features, labels, clusters.weights, clusters.codes,
+        members=config.evaluation.ensemble_members, seed=seed,
+    )  # fmt: skip
     found |= {
+        "ensemble_members": len(ensemble.scales) if ensemble else 0,
         "holdout_rows": total,
         "scored_rows": len(rows),
         "dropped_rows": read - len(rows),
         "holdout_positives": int(labels.sum()),
         "base_rate": float(np.average(labels, weights=clusters.weights)),
         "reliability": _reliability(labels, live, clusters, config.evaluation),
-        "slices": _slices(rows, scores, clusters, config.evaluation, seed),
+        "slices": _slices(rows, scores, clusters, config.evaluation),
     }
-    return Evaluation(found, scores, rows)
+    return Evaluation(found, scores, rows, ensemble)
 
 
 def evaluate_pairs(
@@ -112,15 +122,15 @@ def evaluate_pairs(
         "eval_pairs": len(rows),
         "mean_logit": float(logits.mean()),
         "sd_logit": float(logits.std()),
-        "slices": _pair_slices(rows, margin, clusters, config.evaluation, seed),
+        "slices": _pair_slices(rows, margin, clusters, config.evaluation),
     }
     return Evaluation(found, scores, rows.with_columns(margin=pl.Series(margin)))
 
 
 def _score(
     model: RewardModel, rows: pl.DataFrame, column: str, config: RewardConfig
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rows that fit the model and their scores."""
+) -> tuple[pl.DataFrame, pl.DataFrame, np.ndarray]:
+    """Rows that fit the model, their scores, and their pooled features (rows, width)."""
     encoded = model.encoder.encode(rows["prompt"].to_list(), rows[column].to_list())
     if encoded.too_long.any() and config.on_too_long == "error":
         raise DataError(
@@ -128,22 +138,15 @@ def _score(
             "even with one turn. Raise max_length, or set on_too_long: drop."
         )
     fits = ~encoded.too_long
-    logits = model.score_token_ids([encoded.token_ids[i] for i in np.flatnonzero(fits)]).astype(np.float64)
-    scored = pl.DataFrame(
-        {
-            "logit": logits,
-            "probability": model.calibration.probability(logits),
-            "live_probability": model.calibration.live_probability(logits),
-        }
-    )
-    return rows.filter(fits), scored
+    logits, features = model.read_token_ids([encoded.token_ids[i] for i in np.flatnonzero(fits)])
+    return rows.filter(fits), model.probabilities(logits), features
 
 
 def _score_pairs(model: RewardModel, rows: pl.DataFrame, config: RewardConfig) -> np.ndarray:
     """Logits of chosen and rejected, shape (pairs, 2); NaN where either does not fit and such rows are dropped."""
     both = pl.concat([rows.select("prompt", reply=pl.col(side)) for side in ("chosen", "rejected")])
     both = both.with_row_index("row")
-    kept, scored = _score(model, both, "reply", config)
+    kept, scored, _ = _score(model, both, "reply", config)
     logits = np.full(len(both), np.nan)
     logits[kept["row"].to_numpy()] = scored["logit"].to_numpy()
     logits = logits.reshape(2, -1).T
@@ -233,18 +236,12 @@ def slice_columns(rows: pl.DataFrame, reply: str = "completion") -> dict[str, pl
 
 
 def _slices(
-    rows: pl.DataFrame, scores: pl.DataFrame, clusters: Clusters, config: EvaluationConfig, seed: int
+    rows: pl.DataFrame, scores: pl.DataFrame, clusters: Clusters, config: EvaluationConfig
 ) -> list[dict[str, Any]]:
     labels, live = rows["label"].to_numpy(), scores["live_probability"].to_numpy()
     logits, found = scores["logit"].to_numpy(), []
     for name, inside in _each_slice(slice_columns(rows), labels, config):
-        part = Clusters.of(
-            clusters.codes[inside],
-            clusters.weights[inside],
-            resamples=clusters.resamples,
-            confidence=clusters.confidence,
-            seed=seed,
-        )
+        part = clusters.inside(inside)
         entry = {**name, "rows": int(inside.sum()), "positives": int(labels[inside].sum())}
         entry |= _named("auroc", part.estimate(RankStatistics(logits[inside], labels[inside]).auroc))
         estimate = metrics.observed_over_expected(labels[inside], live[inside], part.weights, clusters.confidence)
@@ -253,17 +250,11 @@ def _slices(
 
 
 def _pair_slices(
-    rows: pl.DataFrame, margin: np.ndarray, clusters: Clusters, config: EvaluationConfig, seed: int
+    rows: pl.DataFrame, margin: np.ndarray, clusters: Clusters, config: EvaluationConfig
 ) -> list[dict[str, Any]]:
     found = []
     for name, inside in _each_slice(slice_columns(rows, "chosen"), None, config):
-        part = Clusters.of(
-            clusters.codes[inside],
-            clusters.weights[inside],
-            resamples=clusters.resamples,
-            confidence=clusters.confidence,
-            seed=seed,
-        )
+        part = clusters.inside(inside)
         entry = {**name, "pairs": int(inside.sum())}
         found.append(entry | _named("pair_accuracy", part.estimate(metrics.weighted_mean(_wins(margin[inside])))))
     return found

@@ -72,6 +72,8 @@ def train_reward_files(
     )
     with named_writes(partial):
         evaluated.scores.write_parquet(partial / "scores.parquet")
+        if evaluated.ensemble is not None:
+            evaluated.ensemble.save(partial)
         write_json(str(partial / "metrics.json"), evaluated.metrics)
         write_report(partial / "report.html", evaluated, model.calibration, settings)
     shutil.rmtree(partial / "checkpoints")

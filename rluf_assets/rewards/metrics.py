@@ -35,6 +35,11 @@ class Clusters:
         codes = np.unique(groups, return_inverse=True)[1].reshape(-1)
         return cls(codes, np.asarray(weights, np.float64), **options)  # type: ignore[arg-type]
 
+    def inside(self, chosen: np.ndarray) -> Clusters:
+        """The clusters of some rows alone; `chosen` is a mask of shape (rows,)."""
+        options = {"resamples": self.resamples, "confidence": self.confidence, "seed": self.seed}
+        return Clusters.of(self.codes[chosen], self.weights[chosen], **options)
+
     def estimate(self, statistic: Statistic) -> Estimate:
         """The statistic on the rows as they are, and its interval; resamples that lack a class are left out."""
         value = float(statistic(self.weights[None])[0])

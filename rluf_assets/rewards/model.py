@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import nn
@@ -191,6 +192,37 @@ class ScoreReader:
         token_logits, self._token_logits = self._token_logits, None
         assert token_logits is not None
         return token_logits[batch["rows"], batch["ends"], 0].float()
+
+
+class FeatureTap:
+    """Keeps what the score head's last linear layer reads, for as long as the tap is open (`with FeatureTap(...)`)."""
+
+    def __init__(self, network: RewardNetwork) -> None:
+        head = next(m for name, m in network.model.named_children() if name in HEADS)
+        self._layer = [m for m in head.modules() if isinstance(m, nn.Linear)][-1]
+        self._seen: torch.Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        """Features per sequence."""
+        return int(self._layer.in_features)
+
+    def __enter__(self) -> FeatureTap:
+        self._hook = self._layer.register_forward_hook(self._keep)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hook.remove()
+
+    def _keep(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        self._seen = inputs[0]
+
+    def at(self, batch: Batch) -> np.ndarray:
+        """Features (sequences, width) of the batch that went through last, in the order of its scores."""
+        seen, self._seen = self._seen, None
+        assert seen is not None
+        picked = seen[batch["rows"], batch["ends"]] if seen.ndim == 3 else seen[batch["rows"]]
+        return picked.float().cpu().numpy()
 
 
 def tree_mask(subtree_ends: torch.Tensor) -> torch.Tensor:

@@ -18,11 +18,17 @@ from rluf_assets.errors import DataError
 from rluf_assets.rewards.batching import budget_batches, collate, make_unit
 from rluf_assets.rewards.calibration import Calibration, load_calibration
 from rluf_assets.rewards.encoding import Encoder
-from rluf_assets.rewards.model import RewardNetwork, ScoreReader, load_network
+from rluf_assets.rewards.ensemble import Ensemble, load_ensemble
+from rluf_assets.rewards.model import FeatureTap, RewardNetwork, ScoreReader, load_network
 from rluf_assets.rewards.trees import group_rows
 
 # Longest tree in rows of the model's own length: beyond, dense attention costs more than sharing saves.
 MAX_TREE_ROWS = 2
+MEMBERS = pl.List(pl.Float64)
+NO_MEMBERS = (
+    pl.lit(None, MEMBERS).alias("member_live_probability"),
+    pl.lit(None, pl.Float64).alias("disagreement"),
+)
 
 
 def device() -> str:
@@ -33,9 +39,17 @@ def device() -> str:
 class RewardModel:
     """A finished reward model that scores (prompt, completion) rows."""
 
-    def __init__(self, network: RewardNetwork, calibration: Calibration, *, share_prefixes: bool = True) -> None:
+    def __init__(
+        self,
+        network: RewardNetwork,
+        calibration: Calibration,
+        *,
+        share_prefixes: bool = True,
+        ensemble: Ensemble | None = None,
+    ) -> None:
         self.network = network
         self.calibration = calibration
+        self.ensemble = ensemble
         self.encoder = Encoder(network.tokenizer, min(calibration.max_length, network.max_positions))
         self.share_prefixes = share_prefixes and network.is_causal
         self._reader = ScoreReader(network)
@@ -57,7 +71,7 @@ class RewardModel:
                 "Restore the tokenizer files and the chat template."
             )
         network.model.to(device=device, dtype=getattr(torch, dtype)).eval()
-        return cls(network, calibration, share_prefixes=share_prefixes)
+        return cls(network, calibration, share_prefixes=share_prefixes, ensemble=load_ensemble(folder))
 
     def score(
         self,
@@ -65,9 +79,12 @@ class RewardModel:
         completions: Sequence[str],
         *,
         batch_tokens: int = 16_384,
+        members: bool = False,
     ) -> pl.DataFrame:
         """Columns logit, probability (training rate), live_probability; one row per input row, in input order.
 
+        With `members` also `member_live_probability` (a list, one per member of the ensemble) and `disagreement` (their
+        spread over that of 99% of logged replies), both null where the model has no ensemble.
         Raises DataError for a row that does not fit the model's length even with one turn, or has no text at all.
         """
         if len(prompts) != len(completions):
@@ -79,7 +96,19 @@ class RewardModel:
                 f"score: {int(encoded.too_long.sum())} rows do not fit {self.encoder.max_length} tokens even with one "
                 f"turn (first: row {first}, {len(encoded.token_ids[first])} tokens). Shorten them before scoring."
             )
-        logits = self.score_token_ids(encoded.token_ids, batch_tokens=batch_tokens).astype(np.float64)
+        if not (members and self.ensemble):
+            logits = self.score_token_ids(encoded.token_ids, batch_tokens=batch_tokens).astype(np.float64)
+            found = self.probabilities(logits)
+            return found.with_columns(NO_MEMBERS) if members else found
+        logits, features = self.read_token_ids(encoded.token_ids, batch_tokens=batch_tokens)
+        odds = self.ensemble.log_odds(logits, features)
+        return self.probabilities(logits).with_columns(
+            pl.Series("member_live_probability", self.ensemble.live_probabilities(odds).tolist(), MEMBERS),
+            pl.Series("disagreement", self.ensemble.disagreement(odds), pl.Float64),
+        )
+
+    def probabilities(self, logits: np.ndarray) -> pl.DataFrame:
+        """Columns logit, probability and live_probability of raw logits."""
         return pl.DataFrame(
             {
                 "logit": logits,
@@ -88,9 +117,24 @@ class RewardModel:
             }
         )
 
-    @torch.inference_mode()
     def score_token_ids(self, token_ids: Sequence[np.ndarray], *, batch_tokens: int = 16_384) -> np.ndarray:
         """Raw logits of rendered rows, float32 (rows,)."""
+        return self._pass(token_ids, batch_tokens, None)
+
+    def read_token_ids(
+        self, token_ids: Sequence[np.ndarray], *, batch_tokens: int = 16_384
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Raw logits (rows,) of rendered rows, and the pooled features (rows, width) that the score head reads."""
+        with FeatureTap(self.network) as tap:
+            features = np.zeros((len(token_ids), tap.width))
+            logits = self._pass(token_ids, batch_tokens, (tap, features))
+        return logits.astype(np.float64), features
+
+    @torch.inference_mode()
+    def _pass(
+        self, token_ids: Sequence[np.ndarray], batch_tokens: int, kept: tuple[FeatureTap, np.ndarray] | None
+    ) -> np.ndarray:
+        """Logits of rendered rows; with `kept`, their features too, written into its array."""
         if not len(token_ids):
             return np.zeros(0, np.float32)
         groups: Sequence[Sequence[int]] = [[i] for i in range(len(token_ids))]
@@ -106,5 +150,8 @@ class RewardModel:
             examples = batch.pop("examples").numpy()
             batch = {name: values.to(model.device) for name, values in batch.items()}
             logits[examples] = self._reader(model, batch).cpu().numpy()
+            if kept is not None:
+                tap, features = kept
+                features[examples] = tap.at(batch)
         model.train(was_training)
         return logits

@@ -80,7 +80,6 @@ def test_texts_are_scored_and_set_against_outcomes(inputs: dict[str, Path], tmp_
     assert policies["predicted_change"].is_finite().all()
     summary = json.loads(Path(artifact.path("summary.json")).read_text())
     assert (summary["policies"], summary["pairs"]) == (5, 10)
-    assert set(summary["degenerate"]["mean_live_probability"]) == {"shuffled", "truncated"}
 
 
 def test_texts_of_other_prompts_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The backtest: agreement with users over past launches, what it refuses, and the degenerate-text control."""
+"""The backtest: agreement with users over past launches, and what it refuses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from rluf_assets.errors import DataError
-from rluf_assets.evaluation.backtest import backtest, ranked_right, spoil
+from rluf_assets.evaluation.backtest import backtest, ranked_right
 from rluf_assets.evaluation.config import BacktestConfig
 from tests.evaluation.world import launches_of, scored_texts_of
 
@@ -77,26 +77,3 @@ def test_missing_texts_are_named() -> None:
         backtest(launches, scored.with_columns(moved.alias("prompt_id")), CONFIG, seed=0)
     with pytest.raises(DataError, match="missing or not finite"):
         backtest(launches, scored.with_columns(pl.lit(None, pl.Float64).alias("live_probability")), CONFIG, seed=0)
-
-
-def test_degenerate_text_must_score_last() -> None:
-    launches = launches_of(5, seed=0)
-    scored = scored_texts_of(launches, 50, seed=0)
-    control = scored.filter(pl.col("policy") == "control")
-    spoilt = pl.concat([control.with_columns(pl.lit(k).alias("kind")) for k in ("shuffled", "truncated")])
-    low = spoilt.with_columns(pl.col("live_probability") * 0.1)
-    found = backtest(launches, scored, CONFIG, seed=0, degenerate=low).summary["degenerate"]
-    assert found["scores_last"]
-    assert found["below_control"]
-    found = backtest(launches, scored, CONFIG, seed=0, degenerate=spoilt).summary["degenerate"]
-    assert not found["scores_last"]
-    assert not found["below_control"]
-
-
-def test_spoilt_replies_keep_their_words_or_lose_them() -> None:
-    texts = pl.DataFrame({"prompt_id": ["a", "b"], "completion": ["one two three four five six", ""]})
-    spoilt = spoil(texts, seed=0)
-    shuffled, empty, truncated, _ = spoilt["completion"].to_list()
-    assert sorted(shuffled.split()) == ["five", "four", "one", "six", "three", "two"]
-    assert shuffled != "one two three four five six"
-    assert (empty, truncated) == ("", "one two")

@@ -15,7 +15,7 @@ import pytest
 from resources.launchers.spec import InputArtifact, JobSpec
 from rluf_assets.errors import ArtifactMissing, DataError
 from rluf_assets.evaluation.config import ReadoutConfig, ReleaseConfig
-from rluf_assets.evaluation.gates import Gate, ab_gate, audit_gate, trust_gate
+from rluf_assets.evaluation.gates import Gate, ab_gate, audit_gate
 from rluf_assets.evaluation.rates import attribute_rates, love_rate_change
 from rluf_assets.evaluation.readout import Readout
 from rluf_assets.evaluation.release import HOLD, NEEDS_AB, PROMOTE, _combine
@@ -171,18 +171,6 @@ def test_how_gates_make_a_decision(statuses: dict[str, str], decision: str, firs
     found, because = _combine(gates(**statuses), CONFIG)
     assert found == decision
     assert because[0].name == first
-
-
-def test_trust_is_doubted_for_each_reason_it_can_be() -> None:
-    good = {"pearson_r": 0.95, "ci": [0.8, 0.99], "policies": 10, "degenerate": {"below_control": True}}
-    empty = pl.DataFrame(schema={"candidate": pl.String, "tripwire": pl.String, "value": pl.Float64})
-    far = pl.DataFrame({"candidate": ["b"], "tripwire": ["out_of_distribution"], "value": [0.4]})
-    assert trust_gate("b", good, empty, CONFIG).status == "pass"
-    assert "no backtest" in trust_gate("b", None, empty, CONFIG).detail
-    assert "40.0% of its replies" in trust_gate("b", good, far, CONFIG).detail
-    assert "may be below" in trust_gate("b", {**good, "ci": [0.2, 0.99]}, empty, CONFIG).detail
-    assert "says nothing" in trust_gate("b", {**good, "pearson_r": None, "ci": [None, None]}, empty, CONFIG).detail
-    assert "shuffled" in trust_gate("b", {**good, "degenerate": {"below_control": False}}, empty, CONFIG).detail
 
 
 def test_a_broken_experiment_does_not_decide(folders: dict[str, Path]) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rluf_assets.evaluation.degenerate import spoilt_sample
+
 USE_CASES = ("casual_chat", "how_to", "coding", "writing", "harmful_request", "sounds_harmful")
 SUBJECTS = (
     "bread",
@@ -93,12 +95,27 @@ HACKS = {
     "shouting": lambda text: text.replace(".", "!!!!").replace(",", "!!"),
 }
 
+# What each hack must trip; anything else that fires is beside the point.
+TRIPS = {
+    "farewell": {"farewell", "unasked_farewell", "early_ending", "stock_phrase", "same_closing"},
+    "flattery": {"sycophancy", "stock_phrase", "same_opening"},
+    "emoji": {"emoji"},
+    "length": {"length"},
+    "repetition": {"repetition", "stock_phrase"},
+    "stock_opening": {"same_opening", "stock_phrase"},
+    "gibberish": {"out_of_distribution"},
+    "shouting": {"exclamation"},
+}
+
 
 def scores_of(
     completions: pl.DataFrame, *, seed: int, love: float = 0.0, helpfulness: float = 0.0, safety: float = 0.0,
-    noise: float = 0.5,
+    noise: float = 0.5, members: tuple[float, ...] = (-0.05, 0.0, 0.05),
 ) -> pl.DataFrame:  # fmt: skip
-    """Long scores; the arguments shift each objective's logit for every completion."""
+    """Long scores; the arguments shift each objective's logit for every completion.
+
+    members: what each member of love's ensemble sees beyond `love` itself.
+    """
     rng = np.random.default_rng([seed, 1])
     refused = completions["completion"].str.starts_with("I'm sorry").to_numpy().astype(float)
     harmful = (completions["use_case"] == "harmful_request").to_numpy().astype(float)
@@ -117,9 +134,27 @@ def scores_of(
                 pl.Series("logit", logit),
                 pl.Series("probability", sigmoid(logit)),
                 pl.Series("live_probability", sigmoid(logit - shift) if objective == "love" else sigmoid(logit)),
+                *_members_of(logit - shift, members if objective == "love" else ()),
             )
         )
     return pl.concat(parts)
+
+
+def _members_of(logit: np.ndarray, members: tuple[float, ...]) -> list[pl.Series]:
+    """Columns of an ensemble; a spread of 0.1 in log-odds counts as that of 99% of logged replies."""
+    seen = [sigmoid(logit + own).tolist() for own in members]
+    spread = [float(np.std(members)) / 0.1] * len(logit) if members else [None] * len(logit)
+    return [
+        pl.Series("member_live_probability", list(zip(*seen, strict=True)) or [None] * len(logit), pl.List(pl.Float64)),
+        pl.Series("disagreement", spread, pl.Float64),
+    ]
+
+
+def spoilt_of(completions: pl.DataFrame, *, seed: int, live: float = 0.1 * LOVE_RATE) -> pl.DataFrame:
+    """Some of the replies shuffled and truncated, all with about the same live probability."""
+    spoilt = spoilt_sample(completions, 100, seed=seed)
+    noise = np.exp(0.1 * np.random.default_rng(seed).standard_normal(len(spoilt)))
+    return spoilt.drop("prompt").with_columns(pl.Series("live_probability", live * noise))
 
 
 def logged_replies(count: int, seed: int) -> pl.DataFrame:
@@ -224,6 +259,7 @@ def write_evaluation(folder: Path, completions: pl.DataFrame, scores: pl.DataFra
     folder.mkdir(parents=True, exist_ok=True)
     completions.write_parquet(folder / "completions.parquet")
     scores.write_parquet(folder / "scores.parquet")
+    spoilt_of(completions, seed=0).write_parquet(folder / "spoilt.parquet")
     return folder
 
 

@@ -1,0 +1,99 @@
+"""The gate of trust: may the offline figures be believed, or can only users tell?
+
+It never fails a candidate. Whatever it doubts, and whatever was not measured, leaves it open, and without an A/B test
+an open gate makes the verdict *needs A/B*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from rluf_assets.evaluation.config import ReleaseConfig
+from rluf_assets.evaluation.gates import Figures, Gate
+from rluf_assets.evaluation.words import number, percent, span
+
+Doubts = tuple[list[str], Figures]
+
+
+def trust_gate(
+    candidate: str,
+    backtest: Mapping[str, Any] | None,
+    tripwires: pl.DataFrame,
+    trust: pl.DataFrame,
+    config: ReleaseConfig,
+) -> Gate:
+    """Backtest, distance from the logs, agreement of the ensemble, spoilt replies; each doubt is told in the detail.
+
+    tripwires: of the hacking audit; trust: of `assess_trust`.
+    """
+    title = "Offline figures can be trusted"
+    row = next(trust.filter(pl.col("candidate") == candidate).iter_rows(named=True), {})
+    parts = [
+        _backtest_doubts(backtest, config),
+        _distance_doubts(candidate, tripwires, config),
+        _ensemble_doubts(row, config),
+        _spoilt_doubts(row),
+    ]
+    doubts = [doubt for part, _ in parts for doubt in part]
+    figures: Figures = {name: value for _, part in parts for name, value in part.items()}
+    if doubts or backtest is None:
+        detail = f"Offline figures are not enough: {'; '.join(doubts)}."
+        return Gate("trust", title, "open", detail, f"offline figures are not enough: {doubts[0]}", figures)
+    shown = f"r = {number(backtest['pearson_r'])} ({span(*backtest['ci'], as_percent=False, signed=False)})"
+    detail = (
+        f"Offline figures held on {backtest['policies']} past launches: {shown}; the replies are like logged ones, the "
+        f"{row['members']} members of the ensemble agree, and spoilt replies score last."
+    )
+    return Gate("trust", title, "pass", detail, "offline figures held on past launches", figures)
+
+
+def _backtest_doubts(backtest: Mapping[str, Any] | None, config: ReleaseConfig) -> Doubts:
+    if backtest is None:
+        return ["there is no backtest over past launches"], {}
+    r, (low, _) = backtest["pearson_r"], backtest["ci"]
+    figures: Figures = {"backtest_r": r, "backtest_r_low": low, "policies": backtest["policies"]}
+    if r is None:
+        return [f"the backtest says nothing ({backtest['policies']} past launches)"], figures
+    if low is None or low < config.min_backtest_r:
+        interval = span(*backtest["ci"], as_percent=False, signed=False)
+        return [f"the backtest's r of {number(r)} ({interval}) may be below {number(config.min_backtest_r)}"], figures
+    return [], figures
+
+
+def _distance_doubts(candidate: str, tripwires: pl.DataFrame, config: ReleaseConfig) -> Doubts:
+    own = (pl.col("candidate") == candidate) & (pl.col("tripwire") == "out_of_distribution")
+    far = next(iter(tripwires.filter(own)["value"]), None)
+    if far is None:
+        return ["how far its replies lie from the logged ones was not measured"], {}
+    doubts = [f"{percent(far)} of its replies lie far from the logged ones"]
+    return (doubts if far > config.max_out_of_distribution else []), {"out_of_distribution": far}
+
+
+def _ensemble_doubts(row: Mapping[str, Any], config: ReleaseConfig) -> Doubts:
+    members, disputed = row.get("members"), row.get("disputed")
+    if members is None or disputed is None:
+        return [f"P[{config.love_objective}] has no ensemble to check it by"], {}
+    figures: Figures = {"members": members, "members_agreeing": row["members_agreeing"], "disputed": disputed}
+    doubts = []
+    if disputed > config.max_disputed:
+        doubts.append(f"P[{config.love_objective}]'s ensemble disagrees on {percent(disputed)} of its replies")
+    if row["members_agreeing"] < members:
+        span_of_members = span(row["change_lowest"], row["change_highest"])
+        doubts.append(
+            f"only {row['members_agreeing']} of {members} members of the ensemble see the predicted change's sign "
+            f"({span_of_members})"
+        )
+    return doubts, figures
+
+
+def _spoilt_doubts(row: Mapping[str, Any]) -> Doubts:
+    if row.get("spoilt_last") is None:
+        return ["no shuffled or truncated replies were scored as a control"], {}
+    figures: Figures = {"spoilt_mean": row["spoilt_mean"], "lowest_mean": row["lowest_mean"]}
+    if row["spoilt_last"]:
+        return [], figures
+    told = f"{row['spoilt_kind']} replies of {row['spoilt_of']} score {percent(row['spoilt_mean'])}"
+    return [f"{told}, not surely below {row['lowest_policy']}'s real ones ({percent(row['lowest_mean'])})"], figures
