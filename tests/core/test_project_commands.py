@@ -81,9 +81,16 @@ def test_init_writes_a_project_that_loads_and_is_not_overwritten(tmp_path: Path)
 def test_doctor_finds_nothing_to_mend_here_and_names_a_broken_setting(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     run_rluf("init", str(folder))
+    settings = (folder / "rluf.yaml").read_text()
+    (folder / "rluf.yaml").write_text(settings.replace("profile: real ", "profile: laptop "))
     done = run_rluf("doctor", "--home", str(folder))
     assert done.returncode == 0, done.stdout
     assert "torch " in done.stdout
+    assert "note  messages: 0 files at" in done.stdout
+    (folder / "rluf.yaml").write_text(settings + "p_love: {base: no_such_package:model}\n")
+    absent = run_rluf("doctor", "--home", str(folder))
+    assert absent.returncode == 1
+    assert "MEND  p_love: 'no_such_package:model': found no installed package" in absent.stdout
     (folder / "rluf.yaml").write_text("signal_sett: {}\n")
     broken = run_rluf("doctor", "--home", str(folder))
     assert broken.returncode == 1

@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rluf_assets.chat import SPECIAL_TOKENS
 from rluf_assets.errors import ConfigError, DataError
+from rluf_assets.feedback.config import MessagesLayout
 from rluf_assets.policy.base import (
+    balanced,
     batch_loss,
     load_checkpoint,
     new_model,
@@ -23,8 +25,8 @@ from rluf_assets.policy.base import (
     train_base_policy,
     training_batches,
 )
-from rluf_assets.policy.config import BasePolicyConfig
-from rluf_assets.policy.conversations import encode, load_conversations, one_turn
+from rluf_assets.policy.config import BasePolicyConfig, Corpus
+from rluf_assets.policy.conversations import encode, load_conversations, load_corpus, one_turn
 from rluf_assets.policy.engine import TransformersEngine
 from rluf_assets.policy.prompts import PromptEncoder
 from tests.policy.conftest import FACTS, TINY, user
@@ -179,3 +181,30 @@ class TestCheckpointGivenByPath:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "nothing"}))
         with pytest.raises(ConfigError, match="no causal LM"):
             train([], tmp_path / "out", BasePolicyConfig(checkpoint=str(tmp_path)))
+
+
+def test_a_corpus_counts_as_much_as_the_logs(tmp_path: Path, logs: list[Path]) -> None:
+    """Few logs beside a large corpus: both are learned from, whichever is the larger; the logs alone are held out."""
+    ours = load_conversations(logs, 10, seed=0)
+    lines = [
+        {
+            "dialogue": n,
+            "messages": [{"role": "user", "content": f"corpus {n}"}, {"role": "assistant", "content": "yes"}],
+        }
+        for n in range(95)
+    ]
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    corpus = Corpus(
+        source="corpus.jsonl", layout={"columns": {"conversation_id": "dialogue"}, "users": "per_conversation"}
+    )
+    theirs = load_corpus(corpus, str(path), 1000, seed=0)
+    assert len(theirs) == 95
+    both = balanced(ours, theirs, seed=0)
+    from_corpus = sum(conversation[0]["content"].startswith("corpus") for conversation in both)
+    assert (from_corpus, len(both)) == (95, 95 + 9 * len(ours))
+    config = SHORT.model_copy(update={"corpora": (corpus,)})
+    metrics = train(logs, tmp_path / "base", config, corpora=[str(path)])
+    assert metrics["heldout_loss"] > 0
+    with pytest.raises(DataError, match=r"corpus\.jsonl"):
+        load_corpus(corpus.model_copy(update={"layout": MessagesLayout(messages=("turns",))}), str(path), 10, seed=0)
