@@ -60,6 +60,7 @@ def test_clean_log_has_no_defect() -> None:
 SPOILED_MESSAGES: dict[str, dict[str, Any]] = {
     "missing_id": {"message_id": " "},
     "invalid_text": {"content": "caf\ufffd"},
+    "cut_markup": {"content": "He isn'<span class="},
     "unknown_role": {"role": "tool"},
     "bad_turn_index": {"turn_index": None},
     "missing_time": {"created_at": None},
