@@ -113,8 +113,13 @@ def _observed(launch: dict[str, Any], config: BacktestConfig) -> dict[str, float
     return {"observed_change": value, "observed_ci_low": low, "observed_ci_high": high}
 
 
-def summarise(policies: pl.DataFrame, config: BacktestConfig) -> dict[str, Any]:
-    """Agreement of predicted and observed changes: r (Fisher), rank correlation, leave-one-out, slope, a sentence."""
+def summarise(
+    policies: pl.DataFrame, config: BacktestConfig, what: tuple[str, str] = ("past launch", "past launches")
+) -> dict[str, Any]:
+    """Agreement of predicted and observed changes: r (Fisher), rank correlation, leave-one-out, slope, a sentence.
+
+    what: one of the policies and many of them, in words.
+    """
     known = policies.drop_nulls(["predicted_change", "observed_change"])
     x, y = known["predicted_change"].to_list(), known["observed_change"].to_list()
     count = len(known)
@@ -123,23 +128,20 @@ def summarise(policies: pl.DataFrame, config: BacktestConfig) -> dict[str, Any]:
         "calibration_slope": None, "calibration_slope_ci": [None, None], "pairs_right": None, "pairs": None,
     }  # fmt: skip
     if count < config.min_policies:
-        launches = "launch" if count == 1 else "launches"
         summary["sentence"] = (
-            f"{count} past {launches} with a known outcome: at least {config.min_policies} are needed before anything "
+            f"{count} {what[count != 1]} with a known outcome: at least {config.min_policies} are needed before anything "
             "can be said about how well the evaluator predicts users."
         )
         return summary
     r = pearson(x, y, confidence=config.confidence)
     if r.value is None:
-        summary["sentence"] = (
-            f"On {count} past launches the predictions or the outcomes do not vary: nothing to compare."
-        )
+        summary["sentence"] = f"On {count} {what[1]} the predictions or the outcomes do not vary: nothing to compare."
         return summary
     right, pairs = ranked_right(x, y)
     summary |= {
         "pearson_r": r.value, "ci": [r.low, r.high], **_robustness(x, y, config), "pairs_right": right, "pairs": pairs,
     }  # fmt: skip
-    summary["sentence"] = f"On {count} past launches the evaluator ranked {right} of {pairs} pairs right."
+    summary["sentence"] = f"On {count} {what[1]} the evaluator ranked {right} of {pairs} pairs right."
     return summary
 
 

@@ -127,4 +127,4 @@ def backtest_arms(launches: pl.DataFrame, scored: pl.DataFrame, config: Backtest
             **{name.replace("_change_", "_"): launch[name] for name in LAUNCHES if name.startswith("observed")},
         })  # fmt: skip
     policies = pl.DataFrame(rows, schema=POLICIES)
-    return Backtest(policies, summarise(policies, config))
+    return Backtest(policies, summarise(policies, config, ("arm of the logs", "arms of the logs")))

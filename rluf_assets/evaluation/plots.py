@@ -140,7 +140,7 @@ def reliability_plot(table: pl.DataFrame, love: str) -> Plot:
     ]
     inside = sum(r["low"] <= r["predicted"] <= r["high"] for r in table.iter_rows(named=True))
     alt = f"In {inside} of {len(table)} bins the predicted {love} rate lies in the observed rate's 95% interval."
-    caption = f"{alt} Holdout at the natural rate, later than training and of other users."
+    caption = f"{alt} Holdout at the natural rate, of users that training did not see."
     return Plot("reliability", figure, caption, alt, ("Predicted", "Observed", "95% interval", "Reactions"), rows)
 
 

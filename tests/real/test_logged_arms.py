@@ -59,7 +59,7 @@ def test_logs_without_two_arms_have_neither_test_nor_launches(arm: pl.Expr) -> N
     scored = texts_of(replies.lazy(), holdout_of(replies), exposures).with_columns(live_probability=pl.lit(0.5))
     found = backtest_arms(launches, scored, BacktestConfig())
     assert found.policies.is_empty()
-    assert found.summary["sentence"].startswith("0 past launches with a known outcome: at least 4 are needed")
+    assert found.summary["sentence"].startswith("0 arms of the logs with a known outcome: at least 4 are needed")
 
 
 def test_an_unknown_baseline_is_refused_and_the_arms_are_named() -> None:
