@@ -89,7 +89,10 @@ def test_evaluation_job(inputs: dict[str, Path], base: Path, tmp_path: Path) -> 
     assert not completions.filter(~pl.col("finished"))["judge_unfinished"].any()
     assert scores.columns == [
         "prompt_id", "completion_id", "use_case", "objective", "logit", "probability", "live_probability",
+        "member_live_probability", "disagreement",
     ]  # fmt: skip
+    spoilt = pl.read_parquet(tmp_path / "out" / "spoilt.parquet")
+    assert set(spoilt["kind"]) == {"shuffled", "truncated"} and spoilt["live_probability"].null_count() == 0
     assert (scores["live_probability"] < scores["probability"]).all()
     joined = scores.join(completions, on=["prompt_id", "completion_id"], how="anti")
     assert joined.is_empty()
