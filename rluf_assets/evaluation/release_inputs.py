@@ -109,6 +109,8 @@ def _reward_figures(folders: ReleaseFolders, config: ReleaseConfig) -> dict[str,
         )
     if folders.signal_set is not None:
         found["funnel"] = read_parquet(folders.signal_set / "funnel.parquet")
+        aside = folders.signal_set / "set_aside.parquet"
+        found["set_aside"] = pl.read_parquet(aside).to_dicts() if aside.exists() else []
         found["rates"] = _plain(read_json(str(folders.signal_set / "rates.json")))
     return found
 

@@ -57,6 +57,7 @@ class ReportData:
     reliability: pl.DataFrame | None = None
     rewards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     funnel: pl.DataFrame | None = None
+    set_aside: Sequence[Mapping[str, Any]] = ()
     rates: Mapping[str, Any] = field(default_factory=dict)
     simulation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)

@@ -163,7 +163,7 @@ class SplitConfig(_Config):
 class SignalSetConfig(SplitConfig):
     """Stage 2: the upsampled training set of one signal and its natural-rate holdout."""
 
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     signal: str = "love"
     target_positive_rate: float = Field(0.1, gt=0, lt=1)
     user_cap: int = Field(50, ge=1, description="positives, and sampled negatives, kept of one user")

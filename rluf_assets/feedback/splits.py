@@ -133,3 +133,9 @@ def log_totals(folders: Sequence[Path]) -> dict[str, int]:
     }
     states = {name: pl.col(name).sum() for name in ("replies", "mature", "pending")}
     return {name: int(value) for name, value in metrics.select(**both, **states).collect().row(0, named=True).items()}
+
+
+def set_aside(folders: Sequence[Path]) -> pl.DataFrame:
+    """What the row contract set aside over all days: one row per table and defect with the number of rows."""
+    counts = scan_days(folders, "quarantine").group_by("table", "defect").agg(rows=pl.len().cast(pl.Int64))
+    return counts.sort("table", "rows", "defect", descending=[False, True, False]).collect(engine="streaming")

@@ -1,7 +1,7 @@
 """Job: the training set of one signal and its natural-rate holdout, from all days of validated replies.
 
 Inputs `validated_replies/<day>`. Writes `train.parquet`, `holdout.parquet`, `funnel.parquet`,
-`dropped.parquet`, `rates.json`.
+`dropped.parquet`, `set_aside.parquet`, `rates.json`.
 Run: `python -m rluf_assets.jobs.signal_set SPEC.json`.
 """
 
@@ -16,13 +16,13 @@ def run(job: Job) -> Produced:
     from rluf_assets.feedback.config import SignalSetConfig
     from rluf_assets.feedback.signal_set import ROW_GROUP, build_signal_set
     from rluf_assets.feedback.sources import structural_errors
-    from rluf_assets.feedback.splits import log_totals, scan_days
+    from rluf_assets.feedback.splits import log_totals, scan_days, set_aside
 
     config = SignalSetConfig.model_validate(job.config)
     days = list(folders_of(job, "validated_replies").values())
     job.progress(0, 2, f"{len(days)} days of replies")
     with structural_errors(job.spec.name):
-        totals = log_totals(days)
+        totals, aside = log_totals(days), set_aside(days)
         built = build_signal_set(scan_days(days, "replies"), scan_days(days, "messages"), config, seed=job.seed)
     rows = {"train": built.train.height, "holdout": built.rates["holdout_rows"]}
     job.progress(1, 2, f"{rows['train']} training rows, {rows['holdout']} in the holdout")
@@ -30,6 +30,7 @@ def run(job: Job) -> Produced:
     built.holdout.sink_parquet(job.out / "holdout.parquet", maintain_order=True, row_group_size=ROW_GROUP)
     built.funnel.write_parquet(job.out / "funnel.parquet")
     built.dropped.sort("message_id").write_parquet(job.out / "dropped.parquet")
+    aside.write_parquet(job.out / "set_aside.parquet")
     write_json(str(job.out / "rates.json"), built.rates)
     job.progress(2, 2, built.rates["note"])
     figures = {name: value for name, value in built.rates.items() if value not in (None, "") and name != "strata"}

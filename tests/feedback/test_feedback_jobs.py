@@ -88,7 +88,7 @@ def test_day_by_day_equals_all_at_once(lake: dict[str, Artifact]) -> None:
 def test_every_stage_writes_its_files_and_the_same_bytes_again(lake: dict[str, Artifact], tmp_path: Path) -> None:
     stages: list[tuple[Callable[[Job], Produced], dict[str, Any], set[str]]] = [
         (signal_set.run, {"holdout_days": 2}, {"train.parquet", "holdout.parquet", "funnel.parquet", "dropped.parquet",
-                                              "rates.json"}),
+         "set_aside.parquet", "rates.json"}),
         (signal_audit.run, {"signals": SIGNALS, "return_days": 2},
          {"audit.parquet", "by_use_case.parquet", "by_day.parquet", "report.html"}),
         (evaluation_prompts.run, {"holdout_days": 2, "optimisation_prompts": 50, "evaluation_prompts": 20},

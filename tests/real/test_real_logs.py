@@ -26,8 +26,8 @@ SMALL = {
     "base_policy": {"steps": 30, "max_conversations": 400, "layers": 1},
     "preference_pairs": {"eval_share": 0.02},
     **{
-        name: {"max_train_rows": rows, "epochs": 1, "max_length": 64, "evaluation": {"bootstrap_resamples": 50}}
-        for name, rows in (("p_love", 150), ("helpfulness_reward", 60), ("safety_reward", 60))
+        name: {"max_train_rows": rows, "epochs": 1, "evaluation": {"bootstrap_resamples": 50}}
+        for name, rows in (("p_love", 150), ("helpfulness_reward", 40), ("safety_reward", 40))
     },
     "evaluation_prompts": {"optimisation_prompts": 20, "evaluation_prompts": 20},
     "crraft_policy": {"iterations": 1, "prompts_per_iteration": 6, "reference_samples": 12, "max_new_tokens": 24},
@@ -104,4 +104,5 @@ def test_the_pages_show_no_undefined_figure(home: Path) -> None:
     index = pages[-1].read_text()
     assert "No candidate was live" in index
     assert "43 to 53 users" in index
+    assert "2 messages (cut markup)" in index
     assert "What the simulation knows" not in index
