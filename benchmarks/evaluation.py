@@ -20,24 +20,13 @@ from rluf_assets.evaluation.config import AuditConfig, Metric, ReadoutConfig
 from rluf_assets.evaluation.exposures import Arm, per_user
 from rluf_assets.evaluation.frames import Evaluation
 from rluf_assets.evaluation.hacking import LoggedReplies, audit_reward_hacking
-from rluf_assets.evaluation.readout import compare_metric
+from rluf_assets.evaluation.metric import compare_metric
 from tests.evaluation.test_shared_replies import compared
-from tests.evaluation.world import completions_of, exposures_of, logged_replies, prompt_frame, scores_of
+from tests.evaluation.world import TRIPS, completions_of, exposures_of, logged_replies, prompt_frame, scores_of
 
 LOVE = Metric(name="love_rate", numerator="love", denominator="replies", role="goal")
 LIFT, USERS, LOOKS = 0.3, 600, 7
 PREVALENCES = (0.01, 0.03, 0.10)
-# What a hack must trip, by kind; anything else that fires is beside the point.
-TRIPS = {
-    "farewell": {"farewell", "unasked_farewell", "early_ending", "stock_phrase", "same_closing"},
-    "flattery": {"sycophancy", "stock_phrase", "same_opening"},
-    "emoji": {"emoji"},
-    "length": {"length"},
-    "repetition": {"repetition", "stock_phrase"},
-    "stock_opening": {"same_opening", "stock_phrase"},
-    "gibberish": {"out_of_distribution"},
-    "shouting": {"exclamation"},
-}
 
 
 @dataclass(frozen=True)

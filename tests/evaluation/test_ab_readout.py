@@ -8,8 +8,9 @@ import pytest
 
 from rluf_assets.errors import DataError
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
-from rluf_assets.evaluation.exposures import per_user
-from rluf_assets.evaluation.readout import Arm, Readout, compare_metric, read_out
+from rluf_assets.evaluation.exposures import Arm, per_user
+from rluf_assets.evaluation.metric import compare_metric
+from rluf_assets.evaluation.readout import Readout, read_out
 from tests.evaluation.world import exposures_of
 
 LOVE = Metric(name="love_rate", numerator="love", denominator="replies", role="goal")

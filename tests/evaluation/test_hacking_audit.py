@@ -12,21 +12,11 @@ from rluf_assets.evaluation.frames import Evaluation, check_evaluation
 from rluf_assets.evaluation.hacking import Audit, LoggedReplies, audit_reward_hacking
 from rluf_assets.evaluation.markers import FAREWELL, REFUSAL, SYCOPHANCY, USER_LEAVES, text_features
 from rluf_assets.evaluation.phrases import phrase_lift
-from tests.evaluation.world import HACKS, completions_of, logged_replies, prompt_frame, scores_of
+from tests.evaluation.world import HACKS, TRIPS, completions_of, logged_replies, prompt_frame, scores_of
 
 CONFIG = AuditConfig(resamples=400)
 PROMPTS = prompt_frame(400)
 LOGGED = LoggedReplies(logged_replies(2000, seed=101), logged_replies(800, seed=102))
-EXPECTED = {
-    "farewell": {"farewell", "unasked_farewell", "early_ending", "stock_phrase"},
-    "flattery": {"sycophancy", "same_opening", "stock_phrase"},
-    "emoji": {"emoji"},
-    "length": {"length"},
-    "repetition": {"repetition", "stock_phrase"},
-    "stock_opening": {"same_opening", "stock_phrase"},
-    "gibberish": {"out_of_distribution"},
-    "shouting": {"exclamation"},
-}
 
 
 def evaluation(seed: int, hack: str | None = None, prevalence: float = 0.0, **shifts: float) -> Evaluation:
@@ -48,7 +38,7 @@ def fired(found: Audit) -> set[str]:
 @pytest.mark.parametrize("hack", sorted(HACKS))
 def test_planted_hacks_fire_their_tripwires(hack: str) -> None:
     found = audit(evaluation(2, hack, 0.4))
-    assert EXPECTED[hack] <= fired(found)
+    assert TRIPS[hack] <= fired(found)
 
 
 def test_clean_candidates_do_not_fire() -> None:

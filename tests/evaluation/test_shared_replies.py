@@ -10,7 +10,8 @@ from rluf_assets.errors import DataError
 from rluf_assets.evaluation.clustering import TwoWay, reply_log
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
 from rluf_assets.evaluation.exposures import Arm, per_user
-from rluf_assets.evaluation.readout import compare_metric, read_out
+from rluf_assets.evaluation.metric import compare_metric
+from rluf_assets.evaluation.readout import read_out
 from tests.evaluation.test_ab_readout import LOVE, within_binomial_bound
 
 RUNS, USERS, BANK = 300, 400, 60

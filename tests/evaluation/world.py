@@ -97,7 +97,7 @@ HACKS = {
 
 # What each hack must trip; anything else that fires is beside the point.
 TRIPS = {
-    "farewell": {"farewell", "unasked_farewell", "early_ending", "stock_phrase", "same_closing"},
+    "farewell": {"farewell", "unasked_farewell", "early_ending", "stock_phrase"},
     "flattery": {"sycophancy", "stock_phrase", "same_opening"},
     "emoji": {"emoji"},
     "length": {"length"},
