@@ -22,6 +22,8 @@ from tests.evaluation.world import write_release_inputs
 
 pytestmark = pytest.mark.slow
 WAIT_S = 60
+PAGE_LIMIT = 5_000_000
+PAPER_PX = 720  # what A4 leaves between its margins, at 96 px an inch
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +111,8 @@ def _tab(port_file: Path) -> str:
     raise TimeoutError("chromium opened no debugging port")
 
 
-@pytest.mark.parametrize("width", [390, 1200])
-def test_page_loads_offline_and_draws(page: Path, browser: Browser, tmp_path: Path, width: int) -> None:
+def drawn(browser: Browser, page: Path, width: int) -> None:
+    """Open the page without a network, `width` pixels wide, and wait until its plots are drawn."""
     for domain in ("Runtime", "Log", "Page", "Network"):
         browser.call(f"{domain}.enable")
     browser.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
@@ -120,12 +122,41 @@ def test_page_loads_offline_and_draws(page: Path, browser: Browser, tmp_path: Pa
     while browser.evaluate("document.documentElement.dataset.plots") != "drawn":
         assert time.monotonic() < deadline, f"plots were not drawn within {WAIT_S} s: {browser.problems}"
         time.sleep(0.1)
+
+
+def keep(name: str, data: str, tmp_path: Path) -> Path:
+    """Write what the browser gave (base64) where RLUF_SCREENSHOTS says, else beside the test."""
+    kept = Path(os.environ.get("RLUF_SCREENSHOTS", tmp_path)) / name
+    kept.write_bytes(base64.b64decode(data))
+    return kept
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_page_loads_offline_and_draws(page: Path, browser: Browser, tmp_path: Path, width: int) -> None:
+    drawn(browser, page, width)
     assert browser.problems == []
     assert browser.evaluate("[...document.querySelectorAll('[data-figure]')].every(p => p.querySelector('.main-svg'))")
     assert browser.evaluate("document.querySelectorAll('[data-figure]').length") == 8
+    assert browser.evaluate("[...document.querySelectorAll('[data-figure]')].every(p => p.ariaLabel.length > 20)")
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     assert not browser.evaluate("/\\bNaN\\b|undefined|\\bnull\\b/.test(document.body.innerText)")
+    assert page.stat().st_size < PAGE_LIMIT
     shot = browser.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
-    kept = Path(os.environ.get("RLUF_SCREENSHOTS", tmp_path)) / f"release-report-{width}.png"
-    kept.write_bytes(base64.b64decode(shot))
-    assert kept.stat().st_size > 20_000
+    assert keep(f"release-report-{width}.png", shot, tmp_path).stat().st_size > 20_000
+
+
+def test_printed_it_fits_the_paper(page: Path, browser: Browser, tmp_path: Path) -> None:
+    drawn(browser, page, 1200)
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    browser.call("Emulation.setDeviceMetricsOverride", width=PAPER_PX, height=1000, deviceScaleFactor=1, mobile=False)
+    browser.evaluate("dispatchEvent(new Event('beforeprint'))")
+    found = "[...document.querySelectorAll('table, .main-svg')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
+    too_wide = f"{found}.map(e => e.getBoundingClientRect().right + ' ' + e.textContent.trim().slice(0, 60)).join('|')"
+    assert browser.evaluate(too_wide) == ""
+    hidden = (
+        "[...document.querySelectorAll('details table')].filter(t => !t.checkVisibility({contentVisibilityAuto: true}))"
+    )
+    assert browser.evaluate(f"{hidden}.length") == 0, "paper cannot be clicked open"
+    printed = keep("release-report.pdf", browser.call("Page.printToPDF", preferCSSPageSize=True)["data"], tmp_path)
+    assert printed.read_bytes().startswith(b"%PDF")
+    assert printed.stat().st_size > 50_000
