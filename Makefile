@@ -13,7 +13,7 @@ REAL_HOME ?= rluf-real
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo real ui notebooks test test-all cluster-up cluster-down check format results bench clean
+.PHONY: install encoder demo real ui notebooks test test-all cluster-up cluster-down check format results bench clean
 
 install: $(INSTALLED)
 
