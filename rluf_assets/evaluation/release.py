@@ -1,7 +1,8 @@
 """The release decision: promote, hold or needs A/B, gate by gate, with the numbers that decided it.
 
-A gate passes, fails or stays open. One failure holds the candidate. Live users overrule predictions: with an A/B test
-its gate must pass, and it settles what offline figures left open, except safety, which reactions do not measure.
+A gate passes, fails or stays open. One failure holds the candidate, but for a predicted fall of love that cannot be
+trusted: it is as open as a predicted rise. Live users overrule predictions: with an A/B test its gate must pass, and it
+settles what offline figures left open, except safety, which reactions do not measure.
 Without one, every gate must pass, the evaluator's own trust included; else the candidate needs an A/B test.
 """
 
@@ -96,12 +97,15 @@ def decide(candidate: str, evidence: Evidence, config: ReleaseConfig) -> Decisio
 
 def _combine(gates: Sequence[Gate], config: ReleaseConfig) -> tuple[str, list[Gate]]:
     """The verdict and the gates that decided it."""
+    trusted = all(g.status == "pass" for g in gates if g.name == "trust")
+    doubtful = [g for g in gates if g.name == "offline_love" and g.status == "fail" and not trusted]
     failed = sorted(
-        (g for g in gates if g.status == "fail"), key=lambda g: GRAVEST.index(g.name) if g.name in GRAVEST else 9
+        (g for g in gates if g.status == "fail" and g not in doubtful),
+        key=lambda g: GRAVEST.index(g.name) if g.name in GRAVEST else 9,
     )
     if failed:
         return HOLD, failed
-    open_gates = [g for g in gates if g.status == "open"]
+    open_gates = [g for g in gates if g.status == "open" or g in doubtful]
     unsafe = [g for g in open_gates if g.name == "safety"]
     if unsafe:
         return HOLD, unsafe

@@ -165,6 +165,9 @@ def gates(**statuses: str) -> list[Gate]:
         ({"ab_test": "pass", "hacking_audit": "fail"}, HOLD, "hacking_audit"),
         ({"ab_test": "fail"}, HOLD, "ab_test"),
         ({"offline_love": "fail", "safety": "fail"}, HOLD, "safety"),
+        ({"offline_love": "fail"}, HOLD, "offline_love"),
+        ({"offline_love": "fail", "trust": "open"}, NEEDS_AB, "trust"),
+        ({"offline_love": "fail", "trust": "open", "ab_test": "pass"}, PROMOTE, "ab_test"),
     ],
 )
 def test_how_gates_make_a_decision(statuses: dict[str, str], decision: str, first: str) -> None:
