@@ -6,6 +6,7 @@ frame with a row per day. The resource `lake` gives the artifacts; assets are na
 
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
@@ -18,10 +19,15 @@ from rluf_assets.lake import Lake
 Frame = Callable[[dg.AssetCheckExecutionContext, Lake], pl.DataFrame]
 
 
-def build_checks(folder: Path | None = None) -> list[dg.AssetChecksDefinition]:
-    """Checks of all suites; an analyst's own `<folder>/<name>.json` takes the packaged one's place."""
+def build_checks(folder: Path | None = None, signal: str = "love") -> list[dg.AssetChecksDefinition]:
+    """Checks of all suites; an analyst's own `<folder>/<name>.json` takes the packaged one's place.
+
+    `signal` is the one that the signal set is built from: its rate is `signal_rate` in the metrics of a day.
+    """
     return [
-        _checks_of("validated_replies", suite_path("validated_replies", folder), _day_metrics, key="day"),
+        _checks_of(
+            "validated_replies", suite_path("validated_replies", folder), partial(_day_metrics, signal), key="day"
+        ),
         _checks_of("signal_set", suite_path("signal_set", folder), _set_metrics, key=None),
     ]
 
@@ -59,18 +65,18 @@ def _severity(severity: str) -> dg.AssetCheckSeverity:
     return dg.AssetCheckSeverity.ERROR if severity == CRITICAL else dg.AssetCheckSeverity.WARN
 
 
-def _day_metrics(context: dg.AssetCheckExecutionContext, lake: Lake) -> pl.DataFrame:
+def _day_metrics(signal: str, context: dg.AssetCheckExecutionContext, lake: Lake) -> pl.DataFrame:
     """Metrics rows of the run's days; of all days in the lake where the run has none."""
     known = there = lake.partitions("validated_replies")
     in_run = context.op_execution_context
     if in_run.has_partition_key or in_run.has_partition_key_range:
         span = in_run.partition_key_range
         there = [day for day in there if span.start <= day <= span.end]  # ISO dates sort as text
-    return day_metrics(lake, there, known)
+    return day_metrics(lake, there, known, signal)
 
 
-def day_metrics(lake: Lake, days: list[str], known: list[str]) -> pl.DataFrame:
-    """Metrics rows of `days`, with their drift against those of the `known` days before them."""
+def day_metrics(lake: Lake, days: list[str], known: list[str], signal: str = "love") -> pl.DataFrame:
+    """Metrics rows of `days`, with `signal_rate` and their drift against those of the `known` days before them."""
     if not days:
         return pl.DataFrame()
     first = (date.fromisoformat(min(days)) - timedelta(days=TRAILING_DAYS)).isoformat()
@@ -78,7 +84,8 @@ def day_metrics(lake: Lake, days: list[str], known: list[str]) -> pl.DataFrame:
     rows = [lake.current("validated_replies", day).path("metrics.parquet") for day in read]
     named = pl.Series(read, dtype=pl.String).str.to_date()  # a source without times has its partition's name alone
     metrics = pl.scan_parquet(rows, hive_partitioning=False).collect().with_columns(day=pl.coalesce("day", named))
-    metrics = with_drift(metrics)
+    rate = f"rate_{signal}" if f"rate_{signal}" in metrics.columns else pl.lit(None, pl.Float64)
+    metrics = with_drift(metrics.with_columns(signal_rate=rate))
     return metrics.filter(pl.col("day").is_in([date.fromisoformat(day) for day in days]))
 
 

@@ -19,7 +19,7 @@ from rluf_assets.lake import Lake
 SAMPLE_ROWS = 5_000
 
 
-def build_data_docs(lake: Lake, home: Path, seed: int = 0) -> Path:
+def build_data_docs(lake: Lake, home: Path, seed: int = 0, signal: str = "love") -> Path:
     """Write the pages to `<home>/reports/data-docs` and give the index. Suites in `<home>/suites` come first.
 
     Raises ArtifactMissing where no day is validated yet.
@@ -27,7 +27,7 @@ def build_data_docs(lake: Lake, home: Path, seed: int = 0) -> Path:
     days = lake.partitions("validated_replies")
     if not days:
         raise ArtifactMissing(f"{lake.root}: no validated_replies to show. Materialise at least one day.")
-    frames = {"validated_replies": day_metrics(lake, days, days), "reply_rows": _sample(lake, days, seed)}
+    frames = {"validated_replies": day_metrics(lake, days, days, signal), "reply_rows": _sample(lake, days, seed)}
     if lake.partitions("signal_set"):
         frames["signal_set"] = signal_set_metrics(lake.current("signal_set").uri)
     folder = home / "reports" / "data-docs"

@@ -45,7 +45,7 @@ decide_release = dg.define_asset_job(
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_modules([reaction_logs, signals, reward_models, policy, evaluation]),
-    asset_checks=build_checks(home() / "suites"),
+    asset_checks=build_checks(home() / "suites", profile().signal_set.signal),
     jobs=[ingest_logs, build_signals, bring_in_pairs, train_rewards, optimise_candidate, decide_release],
     resources=build_resources(profile(), home()),
 )

@@ -162,7 +162,13 @@ def load_profile(home: Path, name: str | None = None) -> Profile:
     name = name or str(over.get("profile", "laptop"))
     ground = _mapping(packaged(name).read_text(), f"profile {name}")
     places = [str(settings_file)] * bool(own) + [f"environment ({ENVIRONMENT_PREFIX}...)"] * bool(set_here)
-    return _validate(Profile, {**_merge(ground, over), "profile": name}, " and ".join(places) or f"profile {name}")
+    merged = _merge(ground, over)
+    if "production" not in merged:
+        raise ConfigError(
+            f"profile {name}: knows no logs of its own. Say where yours are, under `production` in {settings_file} "
+            "(`rluf init` writes that file, docs/your-own-logs.md explains it)."
+        )
+    return _validate(Profile, {**merged, "profile": name}, " and ".join(places) or f"profile {name}")
 
 
 def environment_settings(environment: Mapping[str, str]) -> dict[str, Any]:

@@ -75,8 +75,9 @@ def data_docs(
 ) -> None:
     """Build Great Expectations' pages over the lake's metrics and a sample of rows, and open them."""
     from data_checks.docs import build_data_docs
+    from resources.profiles import load_profile
 
-    index = build_data_docs(_lake(home), home)
+    index = build_data_docs(_lake(home), home, signal=load_profile(home).signal_set.signal)
     typer.echo(f"Data Docs: {index}")
     if show:
         typer.launch(index.resolve().as_uri())

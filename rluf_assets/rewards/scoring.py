@@ -6,6 +6,7 @@ budget. A batch of one gives what a batch of many gives, within float32 rounding
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from rluf_assets.rewards.ensemble import Ensemble, load_ensemble
 from rluf_assets.rewards.model import FeatureTap, RewardNetwork, ScoreReader, load_network
 from rluf_assets.rewards.trees import group_rows
 
+log = logging.getLogger(__name__)
 # Longest tree in rows of the model's own length: beyond, dense attention costs more than sharing saves.
 MAX_TREE_ROWS = 2
 MEMBERS = pl.List(pl.Float64)
@@ -85,22 +87,25 @@ class RewardModel:
 
         With `members` also `member_live_probability` (a list, one per member of the ensemble) and `disagreement` (their
         spread over that of 99% of logged replies), both null where the model has no ensemble.
-        Raises DataError for a row that does not fit the model's length even with one turn, or has no text at all.
+        A row that does not fit the model's length even with one turn loses its oldest tokens, as it does when a policy
+        answers it; the log says how many. Raises DataError if the two lengths differ.
         """
         if len(prompts) != len(completions):
             raise DataError(f"score: {len(prompts)} prompts but {len(completions)} completions. Give one per row.")
         encoded = self.encoder.encode(prompts, completions)
+        token_ids = [ids[-self.encoder.max_length :] for ids in encoded.token_ids]
         if encoded.too_long.any():
             first = int(encoded.too_long.argmax())
-            raise DataError(
-                f"score: {int(encoded.too_long.sum())} rows do not fit {self.encoder.max_length} tokens even with one "
-                f"turn (first: row {first}, {len(encoded.token_ids[first])} tokens). Shorten them before scoring."
-            )
+            log.warning(
+                "%d of %d rows do not fit %d tokens even with one turn (first: row %d, %d tokens); their oldest tokens "
+                "were not read.", int(encoded.too_long.sum()), len(token_ids), self.encoder.max_length, first,
+                len(encoded.token_ids[first]),
+            )  # fmt: skip
         if not (members and self.ensemble):
-            logits = self.score_token_ids(encoded.token_ids, batch_tokens=batch_tokens).astype(np.float64)
+            logits = self.score_token_ids(token_ids, batch_tokens=batch_tokens).astype(np.float64)
             found = self.probabilities(logits)
             return found.with_columns(NO_MEMBERS) if members else found
-        logits, features = self.read_token_ids(encoded.token_ids, batch_tokens=batch_tokens)
+        logits, features = self.read_token_ids(token_ids, batch_tokens=batch_tokens)
         odds = self.ensemble.log_odds(logits, features)
         return self.probabilities(logits).with_columns(
             pl.Series("member_live_probability", self.ensemble.live_probabilities(odds).tolist(), MEMBERS),

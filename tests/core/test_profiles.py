@@ -31,8 +31,9 @@ def test_home_settings_lie_over_the_packaged_profile(tmp_path: Path) -> None:
         ("profile: huge\n", r"profile 'huge': unknown; expected one of cluster_256_h100, laptop, one_gpu, real, tiny"),
         ("- a\n- b\n", r"expected keys and values, found list"),
         ("a: [\n", r"not YAML"),
+        ("profile: real\n", r"profile real: knows no logs of its own\..* under `production` in .*rluf\.yaml"),
     ],
-    ids=["nested key", "key", "type", "profile", "list", "syntax"],
+    ids=["nested key", "key", "type", "profile", "list", "syntax", "no logs"],
 )
 def test_bad_settings_are_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "rluf.yaml").write_text(text)

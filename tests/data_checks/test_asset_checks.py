@@ -95,7 +95,7 @@ def test_warnings_do_not_fail_and_a_part_of_the_checks_can_run(lake: Lake) -> No
 def test_contract_checks_block_and_bands_do_not() -> None:
     specs = {spec.name: spec for check in build_checks() for spec in check.check_specs}
     assert specs["replies_add_up"].blocking and specs["users_disjoint"].blocking and specs["target_rate_met"].blocking
-    assert not specs["love_rate_band"].blocking and not specs["enough_holdout_positives"].blocking
+    assert not specs["signal_rate_band"].blocking and not specs["enough_holdout_positives"].blocking
     assert all(spec.description for spec in specs.values())
 
 

@@ -28,7 +28,7 @@ DAY = START.date()
 def day_row() -> pl.DataFrame:
     messages, reactions = clean_logs(users_per_day=200, love_rate=0.003, seed=1)
     log = validated(messages, reactions)
-    row = with_drift(partition_metrics(log, SIGNALS, DAY))
+    row = with_drift(partition_metrics(log, SIGNALS, DAY)).with_columns(signal_rate="rate_love")
     assert row.height == 1
     assert row["rate_love"].item() == pytest.approx(log.replies["label_love"].mean())
     assert row["replies"].item() == log.replies.height
@@ -45,7 +45,7 @@ def test_empty_day_has_a_metrics_row() -> None:
     messages, reactions = clean_logs()
     row = with_drift(partition_metrics(validated(messages.clear(), reactions.clear()), SIGNALS, DAY))
     assert row.select("day", "replies", "messages_gap", "duplicate_reply_rate").row(0) == (DAY, 0, 0, 0.0)
-    assert _failed(run_suite(row, suite_path("validated_replies"), key="day")) <= {"has_replies", "love_rate_band"}
+    assert _failed(run_suite(row, suite_path("validated_replies"), key="day")) <= {"has_replies", "signal_rate_band"}
 
 
 def test_each_fault_fails_its_own_check_and_names_the_day(day_row: pl.DataFrame) -> None:
@@ -76,9 +76,9 @@ def test_each_fault_fails_its_own_check_and_names_the_day(day_row: pl.DataFrame)
 
 
 def test_quarantine_and_love_bands(day_row: pl.DataFrame) -> None:
-    worse = day_row.with_columns(messages_quarantined_share=pl.lit(0.6), rate_love=pl.lit(0.2))
+    worse = day_row.with_columns(messages_quarantined_share=pl.lit(0.6), signal_rate=pl.lit(0.2))
     failed = _failed(run_suite(worse, suite_path("validated_replies"), key="day"))
-    assert failed == {"not_all_quarantined", "few_messages_quarantined", "love_rate_band"}
+    assert failed == {"not_all_quarantined", "few_messages_quarantined", "signal_rate_band"}
 
 
 def _signal_set(folder: Path) -> Path:

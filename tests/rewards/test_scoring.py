@@ -78,11 +78,13 @@ def test_an_empty_reply_has_a_score_and_no_rows_give_an_empty_frame(folder):
     assert model.score([], []).columns == ["logit", "probability", "live_probability"]
 
 
-def test_rows_that_cannot_be_scored_are_named(folder):
+def test_a_row_too_long_even_with_one_turn_is_read_from_its_end_and_said(folder, caplog):
     model = RewardModel.load(folder)
     long = [{"role": "user", "content": "word " * 200}]
-    with pytest.raises(DataError, match="first: row 1"):
-        model.score([[{"role": "user", "content": "hi"}], long], ["a", "b"])
+    scored = model.score([[{"role": "user", "content": "hi"}], long], ["a", "b"])["logit"]
+    assert "1 of 2 rows do not fit 96 tokens" in caplog.text and "first: row 1" in caplog.text
+    ids = model.encoder.encode([long], ["b"]).token_ids[0]
+    assert len(ids) > 96 and scored[1] == pytest.approx(float(model.score_token_ids([ids[-96:]])[0]), abs=1e-6)
     with pytest.raises(DataError, match="1 prompts but 2 completions"):
         model.score([long], ["a", "b"])
 

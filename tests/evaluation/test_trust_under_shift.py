@@ -1,0 +1,159 @@
+"""Planted distribution shifts in the simulated production: does the evaluator notice that it cannot know?
+
+P[love] is trained on the production's replies and its truth's reactions. Candidates are the production's own policies
+and shifted versions of its texts. What a shift does to users' love plays no part: the evaluator must say *needs A/B*
+before anybody knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rluf_assets.evaluation.config import AuditConfig, ReleaseConfig
+from rluf_assets.evaluation.degenerate import spoilt_sample
+from rluf_assets.evaluation.frames import Evaluation, check_evaluation
+from rluf_assets.evaluation.hacking import LoggedReplies, audit_reward_hacking
+from rluf_assets.evaluation.offline import compare_offline
+from rluf_assets.evaluation.release import HOLD, NEEDS_AB, Decision, Evidence, decide
+from rluf_assets.evaluation.trust import assess_trust
+from rluf_assets.rewards.config import EvaluationConfig, RewardConfig
+from rluf_assets.rewards.evaluation import evaluate_signal
+from rluf_assets.rewards.scoring import RewardModel
+from rluf_assets.rewards.training import train_reward
+from rluf_assets.simulation.config import LiveTestConfig
+from rluf_assets.simulation.contexts import draw_contexts
+from rluf_assets.simulation.launches import CONTROL, write_texts
+from rluf_assets.simulation.live import read_replies, true_rates
+from rluf_assets.workbench import open_lake
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
+LEARNED, HELD, PROMPTS = 3000, 4000, 200
+EAGER = 60
+RELEASE = ReleaseConfig(baseline=CONTROL, resamples=200, min_backtest_r=0.5)
+BACKTEST = {"pearson_r": 0.95, "ci": [0.8, 0.99], "policies": 10}
+LETTERS = np.array(list("bcdfghjklmnpqrstvwxzaeiou"))
+
+
+def unknown_language(text: str, rng: np.random.Generator) -> str:
+    """Every word becomes one that nobody has seen, of the same length."""
+    return " ".join("".join(rng.choice(LETTERS, max(len(word), 1))) for word in text.split())
+
+
+def scrambled(text: str, rng: np.random.Generator) -> str:
+    """Words in any order: each is known, what they say is not."""
+    return " ".join(rng.permutation(text.split()))
+
+
+def stuffed(text: str, rng: np.random.Generator) -> str:
+    """Nothing but the logs' warmest word."""
+    return "love " * max(len(text.split()), 4)
+
+
+@dataclass(frozen=True)
+class World:
+    """Logged replies with the reactions of users who love sixty times as often, and what P[love] learned from them."""
+
+    learned: pl.DataFrame
+    held: pl.DataFrame
+    model: RewardModel
+    prompts: pl.DataFrame
+
+
+@pytest.fixture(scope="module")
+def world(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    base = open_lake(tiny_home).lake.current("base_policy").uri
+    contexts = draw_contexts(LiveTestConfig(arm="logs", contexts=LEARNED + HELD + PROMPTS), 0, 7)
+    contexts = contexts.sample(fraction=1, shuffle=True, seed=0)
+    asked = contexts.select(pl.col("context_id").alias("prompt_id"), "prompt", "use_case")
+    replies = write_texts(asked, 0, 7).filter(pl.col("policy") == CONTROL)["completion"]
+    loves = true_rates(contexts, read_replies(contexts, replies.to_list()))["expected_love"].to_numpy()
+    label = np.random.default_rng(0).random(len(loves)) < np.minimum(EAGER * loves, 1)
+    logs = asked.with_columns(replies, pl.Series("label", label), pl.col("prompt_id").alias("user_id"))
+    learned, held = logs.head(LEARNED), logs.slice(LEARNED, HELD)
+    config = RewardConfig(epochs=2, batch_tokens=4096, evaluation=EvaluationConfig(bootstrap_resamples=50))
+    out = tmp_path_factory.mktemp("p_love")
+    train_reward(base, learned, config, seed=0, out=out, checkpoints=out / "checkpoints")
+    evaluation = evaluate_signal(RewardModel.load(out), learned, held.lazy(), config, seed=0)
+    assert evaluation.ensemble is not None
+    evaluation.ensemble.save(out)
+    return World(learned, held, RewardModel.load(out), asked.tail(PROMPTS))
+
+
+@pytest.fixture(scope="module")
+def texts(world: World) -> pl.DataFrame:
+    """prompt_id, use_case, prompt and the reply of each of the production's policies."""
+    return write_texts(world.prompts, 0, 1).join(world.prompts, on="prompt_id", maintain_order="left")
+
+
+def evaluated(texts: pl.DataFrame, model: RewardModel) -> Evaluation:
+    """What the job `evaluate_candidate` writes, for replies that are there already."""
+    completions = texts.select("prompt_id", "use_case", "prompt", "completion").with_columns(
+        pl.lit(0).alias("completion_id"), pl.lit(True).alias("finished")
+    )
+    found = model.score(completions["prompt"].to_list(), completions["completion"].to_list(), members=True)
+    scores = completions.select("prompt_id", "completion_id", "use_case", objective=pl.lit("love")).hstack(found)
+    spoilt = spoilt_sample(completions, 60, seed=0)
+    control = model.score(spoilt["prompt"].to_list(), spoilt["completion"].to_list())
+    return check_evaluation("candidate", Evaluation(completions, scores, spoilt.drop("prompt").hstack(control)))
+
+
+def decided(world: World, texts: pl.DataFrame, candidate: pl.DataFrame) -> Decision:
+    """The decision on one candidate against the production's own policy, without an A/B test."""
+    base = evaluated(texts.filter(pl.col("policy") == CONTROL), world.model)
+    evaluations = {CONTROL: base, "candidate": evaluated(candidate, world.model)}
+    audit_config = AuditConfig(baseline=CONTROL, resamples=200, harmful_use_cases=())
+    logged = LoggedReplies(world.learned.select("completion"), world.held.select("completion"))
+    audit = audit_reward_hacking(evaluations, logged, audit_config, seed=0)
+    trust = assess_trust(evaluations, RELEASE.offline, seed=0)
+    offline = compare_offline(evaluations, RELEASE.offline, seed=0)
+    return decide("candidate", Evidence(offline, audit.tripwires, BACKTEST, None, trust), RELEASE)
+
+
+def shifted(texts: pl.DataFrame, how: Callable[[str, np.random.Generator], str]) -> pl.DataFrame:
+    rng = np.random.default_rng(0)
+    own = texts.filter(pl.col("policy") == CONTROL)
+    return own.with_columns(pl.Series("completion", [how(text, rng) for text in own["completion"]]))
+
+
+def figures_of(decision: Decision) -> dict[str, float]:
+    gate = decision.gate("trust")
+    assert gate is not None
+    return {name: float(value) for name, value in gate.figures.items() if value is not None}
+
+
+def test_the_productions_own_policies_are_near_its_logs(world: World, texts: pl.DataFrame) -> None:
+    names = [name for name in texts["policy"].unique().sort() if name != CONTROL][:3]
+    for name in names:
+        figures = figures_of(decided(world, texts, texts.filter(pl.col("policy") == name)))
+        assert figures["out_of_distribution"] < RELEASE.max_out_of_distribution
+        assert figures["disputed"] < RELEASE.max_disputed
+
+
+@pytest.mark.parametrize(
+    ("how", "doubt"),
+    [
+        (unknown_language, "of its replies lie far from the logged ones"),
+        (scrambled, "of its replies lie far from the logged ones"),
+        (stuffed, "ensemble disagrees on"),
+    ],
+)
+def test_a_planted_shift_is_not_trusted_and_the_reason_is_told(
+    world: World, texts: pl.DataFrame, how: Callable[..., str], doubt: str
+) -> None:
+    decision = decided(world, texts, shifted(texts, how))
+    gate = decision.gate("trust")
+    assert gate is not None and gate.status == "open"
+    assert doubt in gate.detail
+    assert decision.decision in (NEEDS_AB, HOLD)
+
+
+def test_only_the_shift_stands_between_an_unknown_language_and_promotion(world: World, texts: pl.DataFrame) -> None:
+    decision = decided(world, texts, shifted(texts, unknown_language))
+    assert decision.decision == NEEDS_AB
+    assert "far from the logged ones" in " ".join(decision.reasons)
