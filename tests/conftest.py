@@ -1,4 +1,7 @@
-"""Shared fixtures: the `tiny` loop, run once through the real command and shared by every test and worker."""
+"""Shared fixtures: the `tiny` loop, run once through the real command and shared by every test and worker.
+
+`RLUF_TINY_HOME` names a folder that several test runs share (`.ci/run`: both tiers); whoever comes first fills it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The home folder of a finished `rluf demo --profile tiny`; read it, never write to it (copy it instead)."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    home = shared / "tiny-home"
+    home = Path(os.environ.get("RLUF_TINY_HOME") or shared / "tiny-home")
     with FileLock(f"{home}.lock"):
         if not (home / "reports" / "summary.json").exists():
             done = run_rluf("demo", "--profile", "tiny", "--home", str(home))
