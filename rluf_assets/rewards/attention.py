@@ -1,7 +1,8 @@
-"""Attention for training on a CPU: float32 inside a bfloat16 pass.
+"""What a CPU computes in which precision: bfloat16 only where it has instructions for it, attention always in float32.
 
-PyTorch's CPU flash attention runs its bfloat16 backward several times slower than its float32 one, which costs more
-than bfloat16 gains elsewhere; on a GPU the ordinary kernels are right.
+Without such instructions a bfloat16 product runs some fifty times slower than a float32 one. With them PyTorch's CPU
+flash attention still runs its bfloat16 backward several times slower than its float32 one, which costs more than
+bfloat16 gains elsewhere. On a GPU the ordinary kernels are right.
 """
 
 from __future__ import annotations
@@ -38,3 +39,11 @@ AttentionMaskInterface.register(FLOAT32, sdpa_mask)
 def attention_for(config: PretrainedConfig, dtype: str, device: str) -> str:
     """Name of the attention implementation for a model that runs in `dtype` on `device`."""
     return FLOAT32 if dtype == "bfloat16" and device == "cpu" else "sdpa"
+
+
+def pass_dtype(wanted: str, device: str) -> str:
+    """`wanted`, or float32 where that is bfloat16 and the CPU has no instructions for it."""
+    if wanted != "bfloat16" or device != "cpu":
+        return wanted
+    has_bfloat16 = any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
+    return wanted if has_bfloat16 else "float32"

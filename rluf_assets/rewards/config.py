@@ -69,7 +69,10 @@ class RewardConfig(_Frozen):
     )
     on_empty_completion: Literal["error", "drop"] = "error"
     share_prefixes: bool = Field(True, description="one pass over text that rows share; causal models only")
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the forward pass; weights stay float32")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16",
+        description="of the forward pass; weights stay float32. A CPU without bfloat16 instructions takes float32",
+    )
     dropout: float = Field(0.0, ge=0, lt=1)
     gradient_checkpointing: bool = False
     lora: LoraConfig | None = None

@@ -18,6 +18,7 @@ from transformers import set_seed
 
 from rluf_assets.errors import ConfigError, DataError, TrainingError
 from rluf_assets.rewards import data
+from rluf_assets.rewards.attention import pass_dtype
 from rluf_assets.rewards.batching import Unit, make_unit
 from rluf_assets.rewards.calibration import Calibration, fit_pairs, fit_signal, load_calibration, prior_shift
 from rluf_assets.rewards.config import RewardConfig
@@ -68,6 +69,7 @@ def train_reward(
     model come before the first step. Under `accelerate launch` every process calls this; the first one saves.
     """
     set_seed(seed % 2**32)
+    config = config.model_copy(update={"dtype": pass_dtype(config.dtype, device())})
     started_from = load_calibration(previous) if previous else None
     if started_from and started_from.objective != config.objective:
         raise ConfigError(

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rluf_assets.chat import CHAT_TEMPLATE
 from rluf_assets.errors import DataError
+from rluf_assets.rewards.attention import pass_dtype
 from rluf_assets.rewards.batching import collate, make_unit
 from rluf_assets.rewards.config import LoraConfig
 from rluf_assets.rewards.model import ScoreReader, load_network, save_network, with_lora
@@ -191,3 +192,11 @@ def test_an_encoder_falls_back_to_one_row_per_reply():
     together = scores(network, sequences, share=False)
     alone = torch.cat([scores(network, [sequence], share=False) for sequence in sequences])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_bfloat16_is_left_where_a_cpu_has_no_instructions_for_it(monkeypatch):
+    for found, taken in (({"avx2": True, "avx512_bf16": False}, "float32"), ({"amx_bf16": True}, "bfloat16")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert pass_dtype("bfloat16", "cpu") == taken
+        assert pass_dtype("float32", "cpu") == "float32"
+        assert pass_dtype("bfloat16", "cuda") == "bfloat16"
