@@ -83,6 +83,37 @@ def peeking(runs: int) -> tuple[int, int]:
     return fixed, always
 
 
+def returning_users(seed: int) -> list[list[pl.DataFrame]]:
+    """Two equal arms as they stand after each of LOOKS days: users arrive over the days, and come back on later ones."""
+    rng = np.random.default_rng(seed)
+    arms = []
+    for name in ("a", "b"):
+        arrived, day = rng.integers(LOOKS, size=USERS)[:, None], np.arange(LOOKS)
+        replies = np.where(day >= arrived, rng.poisson(rng.gamma(1.0, 2.0, USERS)[:, None], (USERS, LOOKS)), 0)
+        replies += day == arrived
+        loves = rng.binomial(replies, np.minimum(0.02 * rng.gamma(0.5, 2.0, USERS), 1.0)[:, None])
+        users = np.array([f"{name}{u:04d}" for u in range(USERS)])
+        looks = []
+        for look in range(LOOKS):
+            seen = arrived[:, 0] <= look
+            counts = {n: c[seen, : look + 1].sum(axis=1) for n, c in (("replies", replies), ("love", loves))}
+            looks.append(per_user(name, pl.DataFrame({"user_id": users[seen], **counts})))
+        arms.append(looks)
+    return arms
+
+
+def peeking_at_returning(runs: int) -> int:
+    """Of A/A tests whose users come back daily: how many the always-valid interval calls on some day."""
+    config = ReadoutConfig(planned_users=2 * USERS)
+    called = 0
+    for run in range(runs):
+        base, arm = returning_users(3 * 10**6 + run)
+        rows = [compare_metric(LOVE, Arm(a), Arm(b), config) for a, b in zip(arm, base, strict=True)]
+        bounds = [(r["sequential_low"], r["sequential_high"]) for r in rows if r is not None]
+        called += any(low > 0 or high < 0 for low, high in bounds if low is not None and high is not None)
+    return called
+
+
 def ab_shares(runs: int) -> list[Share]:
     null, planted = list(ab_tests(runs, 0.0)), list(ab_tests(runs, LIFT))
     fixed, always = peeking(runs)
@@ -94,6 +125,7 @@ def ab_shares(runs: int) -> list[Share]:
         Share(f"planted {LIFT:+.0%}: 95% interval covers it", "95%", sum(covered), len(covered)),
         Share(f"A/A, {LOOKS} looks: fixed interval excludes 0 at some look", "(the flaw)", fixed, runs),
         Share(f"A/A, {LOOKS} looks: always-valid interval excludes 0", "at most 5%", always, runs),
+        Share("... while users come back every day", "at most 5%", peeking_at_returning(runs), runs),
         Share("A/A, shared replies: clusters by user", "(the flaw)", sum(u["p_value"] < 0.05 for u, _ in shared), runs),
         Share("A/A, shared replies: by user and reply", "5%", sum(b["p_value"] < 0.05 for _, b in shared), runs),
     ]

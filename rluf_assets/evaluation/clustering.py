@@ -2,12 +2,14 @@
 
 Where a test serves replies from a bank (a cache, canned answers, a simulation), one good reply is loved by many users,
 so users of an arm are not independent of each other. The variance then is V(user) + V(reply) - V(user and reply):
-Cameron, Gelbach & Miller 2011 (doi 10.1198/jbes.2010.07136), here for linearised ratios of sums.
+Cameron, Gelbach & Miller 2011 (doi 10.1198/jbes.2010.07136), here for linearised ratios of sums. Every arm's variance
+has its own factor G / (G - 1), and as they advise the smaller number of clusters gives the degrees of freedom.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -76,11 +78,22 @@ class Clusters:
     theirs: Codes
     size: int
 
+    @cached_property
+    def counts(self) -> tuple[int, int]:
+        """Clusters in the first arm and in the second."""
+        return len(np.unique(self.ours)), len(np.unique(self.theirs))
+
+    @cached_property
+    def shared(self) -> bool:
+        """Whether a cluster is in both arms."""
+        return bool(np.isin(self.ours, self.theirs).any())
+
     def variances(self, ours: Array, theirs: Array) -> Array:
         """Variance of the first ratio, of the second, and their covariance, from exposures' influences."""
         sums = [np.bincount(c, weights=e, minlength=self.size) for c, e in ((self.ours, ours), (self.theirs, theirs))]
-        factor = self.size / max(self.size - 1, 1)
-        return factor * np.array([sums[0] @ sums[0], sums[1] @ sums[1], sums[0] @ sums[1]])
+        own, other = (n / max(n - 1, 1) for n in self.counts)
+        squares = np.array([sums[0] @ sums[0], sums[1] @ sums[1], sums[0] @ sums[1]])
+        return np.array([own, other, np.sqrt(own * other)]) * squares
 
 
 @dataclass(frozen=True)

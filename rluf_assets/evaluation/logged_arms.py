@@ -15,7 +15,7 @@ from rluf_assets.errors import ConfigError
 from rluf_assets.evaluation.backtest import Backtest, summarise
 from rluf_assets.evaluation.config import BacktestConfig
 from rluf_assets.evaluation.frames import require_finite
-from rluf_assets.evaluation.stats import Estimate, fieller, ratio_of_sums
+from rluf_assets.evaluation.stats import Estimate, fieller, ratio_of_sums, welch
 
 LABEL = "label_"
 LAUNCHES: dict[str, Any] = {
@@ -93,7 +93,9 @@ def against_others(users: pl.DataFrame, policy: str, numerator: str, denominator
     ]
     if sides[0] is None or sides[1] is None:
         return Estimate(None, None, None)
-    return fieller(sides[0].value, sides[1].value, sides[0].variance, sides[1].variance, confidence=confidence)
+    ours, theirs = sides
+    df = welch(ours.variance, theirs.variance, ours.degrees_of_freedom, theirs.degrees_of_freedom)
+    return fieller(ours.value, theirs.value, ours.variance, theirs.variance, confidence=confidence, df=df)
 
 
 def texts_of(replies: pl.LazyFrame, holdout: pl.LazyFrame, exposures: pl.DataFrame) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """One metric of two arms: rates, lift, intervals, p-value and verdict.
 
 A ratio of sums over users. Variances come from the delta method, CUPED takes out the pre-period, relative lifts carry
-Fieller's interval; users in both arms are treated as paired, and shared replies as clusters of their own.
+Fieller's interval by Student's t; users in both arms are treated as paired, and shared replies as clusters of their own.
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ from rluf_assets.evaluation.stats import (
     Ratio,
     difference_p_value,
     fieller,
+    finite,
     minimum_detectable_effect,
     ratio_of_sums,
     sequential_factor,
+    welch,
 )
 
 
 @dataclass(frozen=True)
 class Variances:
-    """Of the treatment's and the control's ratio, and their covariance."""
+    """Of the treatment's and the control's ratio, their covariance, and the degrees of freedom of the difference."""
 
     treatment: float
     control: float
     covariance: float
+    df: float
 
     @property
     def difference(self) -> float:
@@ -55,7 +58,7 @@ def compare_metric(
     variance = spread.difference
     lift = fieller(
         treatment.value, control.value, spread.treatment, spread.control, spread.covariance,
-        confidence=config.confidence,
+        confidence=config.confidence, df=spread.df,
     )  # fmt: skip
     no_events = raw[0].value == 0 or raw[1].value == 0
     standard_error = float(np.sqrt(variance))
@@ -66,7 +69,7 @@ def compare_metric(
     difference = treatment.value - control.value
 
     def relative(value: float) -> float | None:
-        return None if no_events else value / control.value
+        return None if no_events else finite(value / control.value)
 
     mde = minimum_detectable_effect(standard_error, confidence=config.confidence, power=config.power)
     shown = Estimate(None, None, None) if no_events else lift
@@ -74,10 +77,10 @@ def compare_metric(
         "metric": metric.name, "role": metric.role, "better": metric.better, "margin": metric.margin,
         "control": control.value, "treatment": treatment.value,
         "lift": shown.value, "ci_low": shown.low, "ci_high": shown.high,
-        "p_value": difference_p_value(difference, variance),
+        "p_value": difference_p_value(difference, variance, spread.df),
         "sequential_low": relative(difference - wide), "sequential_high": relative(difference + wide),
         "unadjusted_lift": None if no_events else pair[0].value / pair[1].value - 1,
-        "variance_removed": 1 - variance / variance_before if variance_before > 0 else 0.0,
+        "variance_removed": 1 - variance / variance_before if 0 < variance_before < np.inf else 0.0,
         "mde": relative(mde),
         "n_control": len(base.users), "n_treatment": len(arm.users),
     }  # fmt: skip
@@ -113,7 +116,7 @@ def _variances(
     two_way: TwoWay | None,
 ) -> Variances:
     """By user; where users share replies, by user and by reply, and never less than by user alone."""
-    by_user = Variances(adjusted[0].variance, adjusted[1].variance, _covariance(*adjusted, arm, base))
+    by_user = _by_user(*adjusted, arm, base)
     if two_way is None or arm.log is None or base.log is None:
         return by_user
     influences = [
@@ -124,17 +127,23 @@ def _variances(
         if a.log is not None
     ]
     added = two_way.added(influences[0], influences[1])
-    both = Variances(by_user.treatment + added[0], by_user.control + added[1], by_user.covariance + added[2])
-    return both if both.difference > by_user.difference and min(both.treatment, both.control) > 0 else by_user
+    own, other, between = by_user.treatment + added[0], by_user.control + added[1], by_user.covariance + added[2]
+    clusters = two_way.replies.counts
+    few = [min(n, ratio.degrees_of_freedom + 1) - 1 for n, ratio in zip(clusters, adjusted, strict=True)]
+    paired = two_way.replies.shared or by_user.covariance != 0
+    both = Variances(own, other, between, min(few) if paired else welch(own, other, *few))
+    return both if both.difference > by_user.difference and min(own, other) > 0 else by_user
 
 
-def _covariance(treatment: Ratio, control: Ratio, arm: Arm, base: Arm) -> float:
-    """Of the two ratios, through users found in both arms; zero in a proper A/B test."""
+def _by_user(treatment: Ratio, control: Ratio, arm: Arm, base: Arm) -> Variances:
+    """Users found in both arms (none in a proper A/B test) covary; then the smaller arm gives the degrees of freedom."""
     ids, theirs = arm.users["user_id"].to_numpy(), base.users["user_id"].to_numpy()
     _, i, j = np.intersect1d(ids, theirs, assume_unique=True, return_indices=True)
+    spread, dfs = (treatment.variance, control.variance), (treatment.degrees_of_freedom, control.degrees_of_freedom)
     if len(i) < 2:
-        return 0.0
-    return float(np.sum(treatment.influence[i] * control.influence[j]) * len(i) / (len(i) - 1))
+        return Variances(*spread, 0.0, welch(*spread, *dfs))
+    covariance = float(np.sum(treatment.influence[i] * control.influence[j]) * len(i) / (len(i) - 1))
+    return Variances(*spread, covariance, min(dfs))
 
 
 def _cuped(treatment: Ratio, control: Ratio, arm: Arm, base: Arm, config: ReadoutConfig) -> tuple[Ratio, Ratio]:

@@ -76,6 +76,7 @@ def make_release(folders: ReleaseFolders, config: ReleaseConfig, *, seed: int) -
         farewells=farewell_rates(evaluations, config, seed=seed),
         logged_farewells=float(logged[0]) if len(logged) else None,
         replies=side_by_side(evaluations, config, seed=seed),
+        candidates=offline.pareto["candidate"].to_list(),
         readout=readout,
         backtest=backtest,
         trust=trust,

@@ -51,6 +51,8 @@ class ReportData:
     farewells: pl.DataFrame
     logged_farewells: float | None
     replies: Sequence[Mapping[str, Any]]
+    # All candidates of the run: one keeps its colour on every page.
+    candidates: Sequence[str] = ()
     readout: Readout | None = None
     backtest: tuple[pl.DataFrame, Mapping[str, Any]] | None = None
     trust: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TRUST_SCHEMA))
@@ -100,7 +102,9 @@ def render_report(data: ReportData, config: ReleaseConfig) -> str:
 def draw(data: ReportData, config: ReleaseConfig) -> dict[str, plots.Plot]:
     """Every plot the data allow, by name."""
     love, offline = config.love_objective, data.offline
-    styles = plots.colours(offline.pareto["candidate"].to_list(), (config.baseline, config.control))
+    shown = offline.pareto["candidate"].to_list()
+    all_styles = plots.colours(data.candidates or shown, (config.baseline, config.control))
+    styles = {name: style for name, style in all_styles.items() if name in shown}
     against = "helpfulness" if "helpfulness" in offline.objectives["objective"].to_list() else None
     found: list[plots.Plot | None] = [plots.trade_off(offline, love, styles)]
     if against:
@@ -111,7 +115,8 @@ def draw(data: ReportData, config: ReleaseConfig) -> dict[str, plots.Plot]:
         found.append(plots.reliability_plot(data.reliability, love))
     if data.readout is not None:
         arms = data.readout.metrics["candidate"].unique().sort().to_list()
-        found += readout_plots(data.readout, {**plots.colours(arms), **styles}, config.control)
+        logged = plots.colours([arm for arm in arms if arm not in styles])
+        found += readout_plots(data.readout, {**styles, **logged}, config.control)
     found.append(
         plots.rates_plot(
             "farewells", data.farewells, styles, data.logged_farewells, "Share of replies that say goodbye"

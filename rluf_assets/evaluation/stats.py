@@ -93,6 +93,10 @@ class Ratio:
         users = len(self.influence)
         return float(np.sum(self.influence**2) * users / (users - 1)) if users > 1 else math.inf
 
+    @property
+    def degrees_of_freedom(self) -> float:
+        return len(self.influence) - 1.0
+
 
 def ratio_of_sums(numerator: Array, denominator: Array) -> Ratio | None:
     """R = sum(x)/sum(y) with influence (x_i - R y_i)/sum(y): Deng, Knoblich & Lu 2018 (arXiv 1803.06336), eq. 5.
@@ -106,17 +110,28 @@ def ratio_of_sums(numerator: Array, denominator: Array) -> Ratio | None:
     return Ratio(value, (numerator - value * denominator) / total)
 
 
+def welch(var_t: float, var_c: float, df_t: float, df_c: float) -> float:
+    """Degrees of freedom of a difference of independent estimates (Welch-Satterthwaite); at least the smaller side's.
+
+    Infinite where there is no variance to be unsure of.
+    """
+    if not (math.isfinite(var_t) and math.isfinite(var_c)) or var_t + var_c <= 0 or min(df_t, df_c) <= 0:
+        return math.inf
+    return (var_t + var_c) ** 2 / (var_t**2 / df_t + var_c**2 / df_c)
+
+
 def fieller(
-    treatment: float, control: float, var_t: float, var_c: float, cov: float = 0.0, *, confidence: float
-) -> Estimate:
-    """Relative lift treatment/control - 1 with Fieller's interval.
+    treatment: float, control: float, var_t: float, var_c: float, cov: float = 0.0, *, confidence: float,
+    df: float = math.inf,
+) -> Estimate:  # fmt: skip
+    """Relative lift treatment/control - 1 with Fieller's interval; df: degrees of freedom of the variances.
 
     It excludes zero exactly when the two-sided test of the difference rejects. None for the bounds where the control is
     not itself distinguishable from zero (the interval would be unbounded), and for all where the control is zero.
     """
     if control <= 0:
         return Estimate(None, None, None)
-    difference, z2 = treatment - control, _z(confidence) ** 2
+    difference, z2 = treatment - control, critical_value(confidence, df) ** 2
     lift = difference / control
     # Solved for the lift, not the ratio: (d - l c)^2 = z^2 Var(d - l c), so that the last term tests the difference.
     a = control**2 - z2 * var_c
@@ -130,13 +145,13 @@ def fieller(
     return Estimate(lift, min(near, far), max(near, far))
 
 
-def difference_p_value(difference: float, variance: float) -> float:
-    """Two-sided p-value of a normal difference; 1 where there is no variance to judge by."""
-    from scipy.stats import norm
+def difference_p_value(difference: float, variance: float, df: float = math.inf) -> float:
+    """Two-sided p-value of a difference by Student's t (normal without df); 1 where there is no variance to judge by."""
+    from scipy.stats import t
 
     if not math.isfinite(variance) or variance <= 0:
         return 1.0
-    return float(2 * norm.sf(abs(difference) / math.sqrt(variance)))
+    return float(2 * t.sf(abs(difference) / math.sqrt(variance), df))
 
 
 def sequential_factor(observed: int, *, planned: int, confidence: float) -> float:
@@ -151,10 +166,10 @@ def sequential_factor(observed: int, *, planned: int, confidence: float) -> floa
 
 
 def minimum_detectable_effect(standard_error: float, *, confidence: float, power: float) -> float:
-    """Smallest true effect that a two-sided test at this standard error finds with the given power."""
+    """Smallest true effect that a two-sided test at this standard error finds with the given power (normal)."""
     from scipy.stats import norm
 
-    return (_z(confidence) + float(norm.ppf(power))) * standard_error
+    return (critical_value(confidence) + float(norm.ppf(power))) * standard_error
 
 
 def pearson(x: Sequence[float], y: Sequence[float], *, confidence: float) -> Estimate:
@@ -189,10 +204,11 @@ def finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _z(confidence: float) -> float:
-    from scipy.stats import norm
+def critical_value(confidence: float, df: float = math.inf) -> float:
+    """Two-sided critical value of Student's t; of the normal without df."""
+    from scipy.stats import t
 
-    return float(norm.ppf(0.5 + confidence / 2))
+    return float(t.ppf(0.5 + confidence / 2, df))
 
 
 def _shown(bound: float | None) -> str:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from benchmarks.evaluation import LOOKS, Share, audit_of, audit_shares, peeking, precision
+from itertools import pairwise
+
+from benchmarks.evaluation import (
+    LOOKS,
+    USERS,
+    Share,
+    audit_of,
+    audit_shares,
+    peeking,
+    peeking_at_returning,
+    precision,
+    returning_users,
+)
 from tests.evaluation.test_ab_readout import within_binomial_bound
 
 
@@ -12,6 +24,18 @@ def test_looking_every_day_fools_the_fixed_interval_and_not_the_always_valid_one
     assert always <= 0.05 * runs + 3
     assert fixed > always
     assert LOOKS >= 5
+
+
+def test_users_who_come_back_are_counted_up_from_look_to_look() -> None:
+    for looks in returning_users(0):
+        users, replies = ([len(f) for f in looks], [f["replies"].sum() for f in looks])
+        assert users == sorted(users) and users[-1] == USERS
+        assert all(b > a for a, b in pairwise(replies))
+        first = looks[0].join(looks[-1], on="user_id", suffix="_last")
+        assert (first["replies_last"] >= first["replies"]).all() and first["replies_last"].sum() > first[
+            "replies"
+        ].sum()
+    assert peeking_at_returning(30) <= 4
 
 
 def test_plain_hacks_are_found_and_a_clean_policy_is_not_accused() -> None:

@@ -20,6 +20,7 @@ from rluf_assets.evaluation.stats import (
     ratio_of_sums,
     resampled_totals,
     sequential_factor,
+    welch,
 )
 
 
@@ -95,6 +96,22 @@ def test_fieller_excludes_zero_exactly_when_the_difference_is_significant(
         assert control < 2 * sd_c  # unbounded only where the control itself may be zero
     elif abs(p - 0.05) > 1e-6:
         assert (lift.low > 0 or lift.high < 0) == (p < 0.05)
+
+
+def test_small_arms_are_judged_by_welchs_t() -> None:
+    rng = np.random.default_rng(4)
+    ours, theirs = rng.normal(1.2, 1.0, 12), rng.normal(1.0, 2.0, 25)
+    ratios = [ratio_of_sums(x, np.ones(len(x))) for x in (ours, theirs)]
+    assert ratios[0] is not None and ratios[1] is not None
+    variances, dfs = [r.variance for r in ratios], [r.degrees_of_freedom for r in ratios]  # type: ignore[union-attr]
+    df = welch(variances[0], variances[1], dfs[0], dfs[1])
+    expected = scipy_stats.ttest_ind(ours, theirs, equal_var=False)
+    assert df == pytest.approx(expected.df)
+    difference = ratios[0].value - ratios[1].value
+    assert difference_p_value(difference, sum(variances), df) == pytest.approx(expected.pvalue)
+    narrow, wide = (fieller(2.0, 10.0, 1.0, 0.0, confidence=0.95, df=n) for n in (np.inf, 5))
+    assert wide.high - wide.low == pytest.approx((narrow.high - narrow.low) * 2.570582 / 1.959964)  # type: ignore[operator]
+    assert welch(0.0, 0.0, 3, 3) == welch(np.inf, 1.0, 0, 3) == np.inf
 
 
 def test_fieller_of_equal_paired_arms_is_exactly_zero() -> None:

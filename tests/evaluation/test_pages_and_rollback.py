@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +16,9 @@ from resources.stage import LakeResource, StageRunner
 from rluf_assets.assets.release import chosen_candidate, release_work
 from rluf_assets.cli import app
 from rluf_assets.errors import ArtifactMissing, DataError
+from rluf_assets.evaluation.config import ReadoutConfig
 from rluf_assets.evaluation.pages import page_name
+from rluf_assets.evaluation.readout import read_out
 from rluf_assets.jobs import release_policy
 from rluf_assets.jobs.runner import run_job
 from rluf_assets.lake import Artifact, Lake, Produced, publish, read_json, write_json
@@ -97,6 +100,56 @@ def test_a_half_built_lake_is_reported_as_far_as_it_goes(home: Path) -> None:
     shutil.rmtree(home / "lake")
     with pytest.raises(ArtifactMissing, match="holds no lake"):
         rebuild_pages(home)
+
+
+def one_user(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.head(1)
+
+
+def no_reactions(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(pl.lit(0).alias(c) for c in ("love", "thumbs_up", "thumbs_down", "copy", "regenerate"))
+
+
+def half_of_the_traffic(frame: pl.DataFrame) -> pl.DataFrame:
+    first = pl.int_range(pl.len()) == 0
+    return frame.with_columns(
+        pl.when(first).then(pl.col("replies").sum()).otherwise(pl.col("replies")).alias("replies")
+    )
+
+
+def no_conversations(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(pl.lit(0).alias("conversations"), pl.lit(0).alias("early_endings"))
+
+
+@pytest.mark.parametrize(
+    ("broken", "how"),
+    [
+        ("moderate", one_user),
+        ("baseline", one_user),
+        ("moderate", no_reactions),
+        ("baseline", half_of_the_traffic),
+        ("moderate", no_conversations),
+    ],
+)
+def test_a_broken_experiment_leaves_no_undefined_figure_on_a_page(
+    home: Path, broken: str, how: Callable[[pl.DataFrame], pl.DataFrame]
+) -> None:
+    exposures = {
+        path.parts[-3]: pl.read_parquet(path) for path in (home / "lake" / "ab_exposures").glob("*/*/exposures.parquet")
+    }
+    readout = read_out({**exposures, broken: how(exposures[broken])}, ReadoutConfig())
+    place = home / "lake" / "ab_test_readout" / "_" / ("0" * 16)
+    for name, frame in (("readout", readout.metrics), ("checks", readout.checks), ("by_day", readout.days)):
+        figures = [column for column in frame.iter_columns() if column.dtype == pl.Float64]
+        assert all(column.is_finite().all() for column in figures), "a null is undefined, NaN a mistake"
+        frame.write_parquet(place / f"{name}.parquet")
+    for page in rebuild_pages(home):
+        text = page.read_text().split('<script type="text/plain"')[0]
+        assert not re.search(r"\b(?:NaN|nan|None|inf|Infinity)\b", text), page.name
+    row = readout.row("moderate", "love_rate")
+    assert row is not None
+    if how in (one_user, no_reactions):
+        assert row["verdict"] == "unclear"
 
 
 def test_file_names_of_candidates_are_harmless() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import norm, t
 
 from rluf_assets.errors import DataError
 from rluf_assets.evaluation.clustering import TwoWay, reply_log
@@ -81,11 +82,29 @@ def test_two_way_variance_is_the_textbook_one() -> None:
         .agg(pl.col("e").sum())["e"]
     )
     added = TwoWay.of(log, other).added(e, zero)
-    groups = len(by_reply) + other.frame["reply_id"].n_unique()
-    cells = len(pairs) + len(other.frame.select("user_id", "reply_id").unique())
+    groups, cells = len(by_reply), len(pairs)
     expected = by_reply @ by_reply * groups / (groups - 1) - (pairs.to_numpy() ** 2).sum() * cells / (cells - 1)
     assert added[0] == pytest.approx(expected)
     assert added[1] == added[2] == 0
+
+
+def test_few_replies_give_few_degrees_of_freedom() -> None:
+    rng = np.random.default_rng(6)
+    metric = Metric(name="love_rate", numerator="love", denominator="replies", role="goal")
+    arms = [Arm(users, reply_log(n, shown, users)) for n in ("a", "b") for users, shown in [_as_arm(n, rng)]]
+    logs = [arm.log for arm in arms]
+    assert logs[0] is not None and logs[1] is not None
+    two_way = TwoWay.of(logs[0], logs[1])
+    assert two_way.replies.counts == tuple(log.frame["reply_id"].n_unique() for log in logs if log is not None)
+    assert not two_way.replies.shared
+    assert TwoWay.of(logs[0], logs[0]).replies.shared
+    row = compare_metric(metric, *arms, ReadoutConfig(), two_way)
+    assert row is not None
+    difference, standard_error = row["treatment"] - row["control"], row["mde"] * row["control"] / (1.959964 + 0.841621)
+    df = 2 * 49  # at most: 50 users an arm, fewer than replies
+    assert (
+        row["p_value"] > 2 * t.sf(abs(difference) / standard_error, df) > 2 * norm.sf(abs(difference) / standard_error)
+    )
 
 
 def _as_arm(name: str, rng: np.random.Generator) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -109,7 +128,7 @@ def test_use_cases_and_days_are_read_from_the_replies() -> None:
     rng = np.random.default_rng(3)
     steady, brief = (
         {
-            name: arm_of(name, rng, users=8000, lift=2.0 * (name == "b"), wears_off=wears_off)
+            name: arm_of(name, rng, users=8000, lift=3.0 * (name == "b"), wears_off=wears_off)
             for name in ("baseline", "b")
         }
         for wears_off in (False, True)
