@@ -59,7 +59,7 @@ test: install  ## the fast tier: no daemons, no root
 test-all: encoder  ## what `make test` leaves out: browser, kills, two ranks, real logs, schedulers where there are any
 	$(BIN)/python -m pytest -m slow
 
-cluster-up: install  ## a one-node Slurm (Debian packages, as root) and a one-node Ray on loopback, for trying and testing
+cluster-up: install  ## a Slurm (Debian packages, as root) and a Ray, two nodes each on this machine, for trying and testing
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ray]'
 	.ci/slurm-up
 	VENV=$(VENV) .ci/ray-up

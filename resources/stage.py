@@ -113,7 +113,7 @@ def describe(result: JobResult) -> dict[str, Any]:
         "fingerprint": artifact.fingerprint[:16],
         "reused": result.reused,
         "wall_s": float(manifest["wall_s"]),
-        "peak_memory_gb": float(manifest["peak_memory_gb"]),
+        **{name: float(manifest[name]) for name in ("peak_memory_gb", "peak_gpu_memory_gb") if name in manifest},
         **_accounting(result),
     }
 

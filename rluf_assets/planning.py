@@ -1,23 +1,28 @@
 """What would a profile's jobs need? Memory per GPU, tokens, FLOPs and GPU-hours, each from a stated formula.
 
-States of training: weights, gradients and Adam's moments in float32 (16 bytes a parameter); over several GPUs sharded
-as DeepSpeed's ZeRO-3 estimator says (18 bytes / GPUs, and the largest layer whole). FLOPs: 6 per parameter and token
-for training (8 with activations recomputed), 2 for a forward pass (Kaplan et al. 2020, arXiv 2001.08361).
+States of training: weights, gradients and Adam's moments, sharded as DeepSpeed's own estimators say where the profile's
+`accelerate_config` is ZeRO. FLOPs: 6 per parameter and token for training (8 with activations recomputed), 2 for a
+forward pass (Kaplan et al. 2020, arXiv 2001.08361). `plan_graph` lists the jobs, `plan_report` prints them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+import yaml
 
 from resources.launchers.spec import JobResources
 from resources.profiles import Profile
+from resources.profiles.accelerate import read_accelerate_config
 from resources.profiles.plan import ModelShape, PlanSettings
 from rluf_assets.policy.config import BasePolicyConfig, OptimisationConfig
 from rluf_assets.rewards.config import RewardConfig
 
 GIB = 2**30
 REWARDS = ("p_love", "helpfulness", "safety")
+Sharding = Literal["none", "zero2", "zero3"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def trained_shape(config: BasePolicyConfig) -> ModelShape:
     heads = config.hidden_size // config.head_dim
     return ModelShape(
         hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size or int(config.hidden_size * 8 / 3),
+        intermediate_size=config.intermediate_size or 8 * config.hidden_size // 3 // 16 * 16,
         layers=config.layers,
         heads=heads,
         kv_heads=heads,
@@ -73,17 +78,32 @@ def trained_shape(config: BasePolicyConfig) -> ModelShape:
     )
 
 
-def state_memory(shape: ModelShape, gpus: int) -> dict[str, float]:
-    """GiB per GPU of weights, gradients and optimiser while training, mixed precision over several GPUs."""
-    if gpus <= 1:
-        share = shape.parameters * 4 / GIB
-        return {"weights": share, "gradients": share, "optimiser": 2 * share}
-    largest = 4 * max(shape.layer_parameters, shape.embedding_parameters)
-    return {
-        "weights": (6 * shape.parameters / gpus + largest) / GIB,
-        "gradients": 4 * shape.parameters / gpus / GIB,
-        "optimiser": 8 * shape.parameters / gpus / GIB,
-    }
+def sharding_of(profile: Profile, job: str) -> Sharding:
+    """How the job's launcher spreads training states over GPUs, by its `accelerate_config`."""
+    name = profile.jobs[job].launcher if job in profile.jobs else None
+    chosen = (profile.launchers[name] if name else profile.launcher).accelerate_config
+    if chosen is None:
+        return "none"
+    settings = yaml.safe_load(read_accelerate_config(chosen)) or {}
+    stage = (settings.get("deepspeed_config") or {}).get("zero_stage")
+    if settings.get("distributed_type") == "FSDP" or stage == 3:
+        return "zero3"
+    return "zero2" if stage == 2 else "none"
+
+
+def state_memory(shape: ModelShape, gpus: int, sharding: Sharding = "none") -> dict[str, float]:
+    """GiB per GPU of weights, gradients and optimiser while training.
+
+    Unsharded: float32 weights, gradients and Adam's two moments, over several GPUs DDP's buckets. ZeRO-2 and ZeRO-3 as
+    DeepSpeed's `estimate_zero2_model_states_mem_needs` and `estimate_zero3_...` say, nothing offloaded (FSDP likewise).
+    """
+    whole, part = shape.parameters / GIB, shape.parameters / gpus / GIB
+    if sharding == "none" or gpus == 1:
+        return {"weights": 4 * whole, "gradients": (4 if gpus == 1 else 8) * whole, "optimiser": 8 * whole}
+    if sharding == "zero2":
+        return {"weights": 2 * whole + 4 * part, "gradients": 6 * part, "optimiser": 8 * part}
+    largest = 4 * max(shape.layer_parameters, shape.embedding_parameters) / GIB
+    return {"weights": 6 * part + largest, "gradients": 4 * part, "optimiser": 8 * part}
 
 
 def activation_memory(shape: ModelShape, tokens: int, *, width: int, checkpointing: bool, logits: bool) -> float:
@@ -116,8 +136,9 @@ def estimate_reward(asset: str, role: str, config: RewardConfig, profile: Profil
     width = 2 if config.dtype == "bfloat16" else 4
     kept = activation_memory(shape, at_once, width=width, checkpointing=recompute, logits=False)
     flops = (8 if recompute else 6) * shape.parameters * float(tokens)
+    states = state_memory(shape, gpus, sharding_of(profile, "train_reward"))
     return Estimate(
-        "train_reward", asset, needs, {**state_memory(shape, gpus), "activations": kept}, tokens, flops,
+        "train_reward", asset, needs, {**states, "activations": kept}, tokens, flops,
         _gpu_hours(flops, plan.mfu_training, profile) if needs.gpus_per_node else 0.0,
     )  # fmt: skip
 
@@ -156,7 +177,7 @@ def estimate_policy(candidate: str, config: OptimisationConfig, profile: Profile
     copies = max(1, gpus // plan.tensor_parallel)
     width = 2 if needs.gpus_per_node else 4
     memory = {
-        **state_memory(shape, gpus),
+        **state_memory(shape, gpus, sharding_of(profile, "optimise_policy")),
         "activations": activation_memory(
             shape, min(config.forward_tokens, plan.micro_batch_tokens), width=width,
             checkpointing=plan.gradient_checkpointing, logits=True,
@@ -172,17 +193,27 @@ def estimate_policy(candidate: str, config: OptimisationConfig, profile: Profile
     return Estimate("optimise_policy", asset, needs, memory, tokens, total, hours if needs.gpus_per_node else 0.0)
 
 
-def estimates(profile: Profile, candidates: Mapping[str, OptimisationConfig]) -> Iterator[Estimate]:
-    """Every job that computes with a model, in the order of the graph."""
-
-    def needs(job: str) -> JobResources:
-        return profile.jobs[job].resources(JobResources()) if job in profile.jobs else JobResources()
-
-    yield estimate_base(profile, needs("train_base_policy"))
-    for asset, role in zip(("p_love", "helpfulness_reward", "safety_reward"), REWARDS, strict=True):
-        yield estimate_reward(asset, role, getattr(profile, asset), profile, needs("train_reward"))
-    for name, config in candidates.items():
-        yield estimate_policy(name, config, profile, needs("optimise_policy"))
+def estimate_evaluation(candidate: str, profile: Profile, needs: JobResources) -> Estimate:
+    """Sampling a candidate's replies to the evaluation prompts, and scoring them with every reward model."""
+    plan, shape, config = profile.plan, policy_shape(profile), profile.offline_evaluation
+    gpus = max(1, needs.nodes * needs.gpus_per_node)
+    prompts = config.max_prompts or profile.evaluation_prompts.evaluation_prompts
+    reply = int(config.max_new_tokens * plan.reply_share)
+    replies = prompts * config.completions_per_prompt
+    rewards = sum(plan.models.get(role, shape).parameters for role in REWARDS)
+    sampled = prompts * plan.prompt_tokens + replies * reply
+    scored = replies * (plan.prompt_tokens + reply)
+    sampling, scoring = 2.0 * shape.parameters * sampled, 2.0 * rewards * scored
+    hours = _gpu_hours(sampling, plan.mfu_sampling, profile) + _gpu_hours(scoring, plan.mfu_training, profile)
+    width = 2 if needs.gpus_per_node else 4
+    at_once = min(replies, config.completions_per_prompt * max(1, config.sampling_tokens // plan.prompt_tokens))
+    memory = {
+        "weights": (shape.parameters + rewards) * width / gpus / GIB,
+        "KV cache": kv_cache_memory(shape, at_once, plan.prompt_tokens + config.max_new_tokens, plan.tensor_parallel),
+    }
+    asset = f"offline_evaluation[{candidate}]"
+    total = hours if needs.gpus_per_node else 0.0
+    return Estimate("evaluate_candidate", asset, needs, memory, sampled + scored, sampling + scoring, total)
 
 
 def assumptions(profile: Profile) -> list[str]:
@@ -200,7 +231,10 @@ def assumptions(profile: Profile) -> list[str]:
         f"a sampling engine's weights are split over {plan.tensor_parallel} GPU(s); "
         f"{plan.micro_batch_tokens} tokens at once per GPU; "
         f"activations are {'recomputed' if plan.gradient_checkpointing else 'kept'}",
-        "training states: 16 bytes a parameter on one GPU, 18 / GPUs and the largest layer whole on several (ZeRO-3)",
+        "training states: 16 bytes a parameter unsharded, 2 + 18 / GPUs with ZeRO-2, 18 / GPUs and the largest layer "
+        "whole with ZeRO-3",
+        "of several GPUs train_reward uses all; the other jobs are planned as if their models were spread over theirs, "
+        "which needs an engine that does so: as they come they compute on the first",
     ]
 
 

@@ -1,7 +1,8 @@
 """Launcher: what every launcher can do, and what they share: private job folders, a job's command and environment.
 
 A request is one job or several of one entry point (a range of days), which then share a process. Everything about it
-lies in one folder that only its owner can read: `spec.json`, `job.log`, the scheduler's job id, the Pipes messages.
+lies in one folder that only its owner can read: `spec.json`, `job.log`, the scheduler's job id, the Pipes messages,
+and Accelerate's configuration where the job is several processes.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from pathlib import Path
 import dagster as dg
 
 from resources.launchers.spec import JobResult, JobSpec
+from resources.profiles.accelerate import read_accelerate_config
 
 LOG_TAIL_LINES = 15
+ACCELERATE_FILE = "accelerate.yaml"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
 
 
@@ -45,9 +48,10 @@ class Launcher(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 @dataclass(frozen=True)
 class Request:
-    """Jobs that are submitted as one: `specs` of one entry point, in order."""
+    """Jobs that are submitted as one: `specs` of one entry point, in order, and how several processes are launched."""
 
     specs: tuple[JobSpec, ...]
+    accelerate_config: str | None = None
 
     @property
     def spec(self) -> JobSpec:
@@ -89,6 +93,8 @@ class Request:
             make_private(Path(path).parent)
             write_private(Path(path), spec.model_dump_json(indent=1))
         make_private(self.folder)
+        if self.accelerate_config is not None:
+            write_private(self.folder / ACCELERATE_FILE, read_accelerate_config(self.accelerate_config))
         if not self.log.exists():
             write_private(self.log, "")
 
@@ -118,8 +124,21 @@ def write_private(path: Path, text: str) -> None:
 
 
 def job_command(python: str, request: Request) -> list[str]:
-    """The command line of a job that is one process."""
-    return [python, "-m", request.spec.entrypoint, *request.spec_paths]
+    """The command line of a job on one node: one process, or one per GPU under `accelerate launch`."""
+    if request.spec.resources.processes == 1:
+        return [python, "-m", request.spec.entrypoint, *request.spec_paths]
+    launch, job = launch_words(python, request)
+    return [*launch, *job]
+
+
+def launch_words(python: str, request: Request) -> tuple[list[str], list[str]]:
+    """`accelerate launch` for all processes of a job, and the job; a node's place among several goes in between."""
+    needs = request.spec.resources
+    launch = [python, "-m", "accelerate.commands.launch"]
+    if request.accelerate_config is not None:
+        launch += ["--config_file", str(request.folder / ACCELERATE_FILE)]
+    counts = ["--num_machines", str(needs.nodes), "--num_processes", str(needs.processes)]
+    return [*launch, *counts], ["--module", request.spec.entrypoint, *request.spec_paths]
 
 
 def job_environment(threads: int, *more: Mapping[str, str]) -> dict[str, str]:

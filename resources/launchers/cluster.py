@@ -59,6 +59,7 @@ class ClusterLauncher(Launcher):
     scheduler: ClassVar[str]
 
     python: str
+    accelerate_config: str | None = Field(None, description="packaged name or file: how several processes are launched")
     secrets: list[str] = Field(default_factory=list)
     poll_s: float = Field(5.0, gt=0)
     submit_attempts: int = Field(5, ge=1, description="tries to reach the scheduler before a run fails")
@@ -84,7 +85,7 @@ class ClusterLauncher(Launcher):
     def run_many(self, context: dg.AssetExecutionContext | None, specs: Sequence[JobSpec]) -> list[JobResult]:
         """Run jobs of one entry point as one submission; raises JobFailed (reason, last log lines), SchedulerDown."""
         before = [read_artifact(spec.output_uri) for spec in specs]
-        request = Request(tuple(specs))
+        request = self._request(specs)
         log: Log = context.log.info if context else print
         if not all(before):
             request.prepare()
@@ -101,7 +102,10 @@ class ClusterLauncher(Launcher):
 
     def cancel(self, spec: JobSpec) -> None:
         """End the job, if it is alive."""
-        self._cancel(Request((spec,)))
+        self._cancel(self._request([spec]))
+
+    def _request(self, specs: Sequence[JobSpec]) -> Request:
+        return Request(tuple(specs), self.accelerate_config)
 
     def _cancel(self, request: Request) -> None:
         submissions = _read_submissions(request)

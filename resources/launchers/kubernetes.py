@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from resources.launchers.base import Request, job_command, job_environment
+from resources.launchers.base import Request, job_command, job_environment, launch_words
 from resources.launchers.cluster import ClusterLauncher, Sighting
 from resources.launchers.spec import JobSpec
 from rluf_assets.errors import ConfigError, JobFailed, MissingExtra, SchedulerDown
@@ -47,21 +47,16 @@ class KubernetesLauncher(ClusterLauncher):
     secret_name: str | None = None
     node_selector: dict[str, str] = Field(default_factory=dict)
     run_as_user: int = Field(1000, ge=1)
-    accelerate_config: str | None = None
 
     def render(self, spec: JobSpec) -> str:
         """The manifests as JSON, one List, as `kubectl create -f -` takes them."""
-        request = Request((spec,))
+        request = self._request([spec])
         items = self.manifests(request, job_environment(spec.resources.cpus, spec.env))
         return json.dumps({"apiVersion": "v1", "kind": "List", "items": items}, indent=1)
 
     def manifests(self, request: Request, environment: Mapping[str, str], suffix: str = "") -> list[dict[str, Any]]:
         """The Job, and where it has several nodes the headless Service they find each other by."""
-        if not request.spec.output_uri.startswith(self.mount_path.rstrip("/") + "/"):
-            raise ConfigError(
-                f"{request.spec.name}: its folder {request.spec.output_uri} is not under mount_path {self.mount_path}, "
-                "so no pod would see it. Put the home folder on the shared volume."
-            )
+        self._check_folder(request)
         needs = request.spec.resources
         name = request.name + suffix
         labels = {LABEL: request.key, "app.kubernetes.io/name": "rluf"}
@@ -80,6 +75,13 @@ class KubernetesLauncher(ClusterLauncher):
             spec = {"clusterIP": "None", "selector": {"job-name": name}, "ports": ports}
             made.append({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
         return made
+
+    def _check_folder(self, request: Request) -> None:
+        if not request.spec.output_uri.startswith(self.mount_path.rstrip("/") + "/"):
+            raise ConfigError(
+                f"{request.spec.name}: its folder {request.spec.output_uri} is not under mount_path {self.mount_path}, "
+                "so no pod would see it. Put the home folder on the shared volume."
+            )
 
     def _pod(self, request: Request, environment: Mapping[str, str], name: str) -> dict[str, Any]:
         needs = request.spec.resources
@@ -116,24 +118,14 @@ class KubernetesLauncher(ClusterLauncher):
         }
 
     def _command(self, request: Request, name: str) -> list[str]:
-        needs = request.spec.resources
-        python = job_command(self.python, request)
-        processes = needs.nodes * max(1, needs.gpus_per_node)
-        if processes == 1:
-            return python
-        config = ["--config_file", self.accelerate_config] if self.accelerate_config else []
-        launch = [self.python, "-m", "accelerate.commands.launch", *config]
-        fixed = ["--num_machines", str(needs.nodes), "--num_processes", str(processes)]
-        if needs.nodes == 1:
-            return [*launch, *fixed, "--module", *python[2:]]
-        first = f"{name}-0.{name}"
-        place = (
-            f'--machine_rank "$JOB_COMPLETION_INDEX" --main_process_ip {first} --main_process_port {RENDEZVOUS_PORT}'
-        )
-        script = f"exec {shlex.join([*launch, *fixed])} {place} --module {shlex.join(python[2:])}"
-        return ["sh", "-c", f"umask 077; {script}"]
+        if request.spec.resources.nodes == 1:
+            return job_command(self.python, request)
+        launch, job = launch_words(self.python, request)
+        place = f'--machine_rank "$JOB_COMPLETION_INDEX" --main_process_ip {name}-0.{name} '
+        place += f"--main_process_port {RENDEZVOUS_PORT}"
+        return ["sh", "-c", f"umask 077; exec {shlex.join(launch)} {place} {shlex.join(job)}"]
 
-    def _api(self) -> Any:
+    def _client(self) -> Any:
         try:
             from kubernetes import client, config
         except ModuleNotFoundError as error:
@@ -141,14 +133,24 @@ class KubernetesLauncher(ClusterLauncher):
                 "launcher kubernetes: the package 'kubernetes' is not installed: pip install 'rluf[k8s]'"
             ) from error
         try:
-            api = config.new_client_from_config(context=self.context)
+            return config.new_client_from_config(context=self.context)
         except config.ConfigException as error:
             try:
                 config.load_incluster_config()
             except config.ConfigException:
                 raise ConfigError(f"Kubernetes: no kubeconfig and not in a pod ({error}). Set KUBECONFIG.") from error
-            api = client.ApiClient()
+            return client.ApiClient()
+
+    def _api(self) -> Any:
+        api = self._client()
+        from kubernetes import client
+
         return client.BatchV1Api(api), client.CoreV1Api(api)
+
+    def _pods(self, selector: str) -> list[Any]:
+        _, core = self._api()
+        found = self._ask(lambda: core.list_namespaced_pod(self.namespace, label_selector=selector))
+        return list(found.items) if found else []
 
     def _ask(self, ask: Any) -> Any:
         """An answer of the API, or None where the thing asked for is not there."""
@@ -183,8 +185,7 @@ class KubernetesLauncher(ClusterLauncher):
         job = self._ask(lambda: batch.read_namespaced_job(job_id, self.namespace))
         if job is None:
             return Sighting("failed", "is not known to Kubernetes any more")
-        pods = self._ask(lambda: core.list_namespaced_pod(self.namespace, label_selector=f"job-name={job_id}"))
-        pods = pods.items if pods else []
+        pods = self._pods(f"job-name={job_id}")
         conditions = {item.type: item for item in job.status.conditions or [] if item.status == "True"}
         started, ended = _times(pods)
         if "Complete" in conditions or "Failed" in conditions:
@@ -193,9 +194,9 @@ class KubernetesLauncher(ClusterLauncher):
             return Sighting("done", "", started, ended)
         if "Failed" in conditions:
             return Sighting("failed", _reason(conditions["Failed"], pods, request), started, ended)
-        if (stuck := _stuck(pods)) is not None:
+        if (why := stuck(pods)) is not None:
             self._kill(job_id)
-            return Sighting("failed", f"cannot start: {stuck}", started, ended)
+            return Sighting("failed", f"cannot start: {why}", started, ended)
         running = any(pod.status.phase == "Running" for pod in pods)
         return Sighting("running" if running else "waiting", "", started)
 
@@ -229,7 +230,8 @@ class KubernetesLauncher(ClusterLauncher):
         self._ask(lambda: batch.delete_namespaced_job(job_id, self.namespace, propagation_policy="Foreground"))
 
 
-def _stuck(pods: list[Any]) -> str | None:
+def stuck(pods: list[Any]) -> str | None:
+    """Why one of the pods will never start, if so."""
     for pod in pods:
         for status in pod.status.container_statuses or []:
             waiting = status.state.waiting

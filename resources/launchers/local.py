@@ -33,6 +33,8 @@ class LocalLauncher(Launcher):
     orchestrator was killed goes on; a second one asked for the same folder waits for it and takes its artifact.
     """
 
+    python: str = Field(default_factory=lambda: sys.executable)
+    accelerate_config: str | None = None
     in_process: list[str] = Field(default_factory=list)
     threads_per_job: int = 1
 
@@ -45,7 +47,7 @@ class LocalLauncher(Launcher):
             stage = import_module(spec.entrypoint).run
             artifact, reused = run_job(spec, stage, context.log.debug if context else print)
             return JobResult(artifact, reused)
-        request = Request((spec,))
+        request = Request((spec,), self.accelerate_config)
         self._run_subprocess(context, request)
         artifact_made = read_artifact(spec.output_uri)
         if artifact_made is None:
@@ -58,7 +60,7 @@ class LocalLauncher(Launcher):
 
     def render(self, spec: JobSpec) -> str:
         """The command line that `run` would start, without starting it."""
-        return shlex.join(job_command(sys.executable, Request((spec,))))
+        return shlex.join(job_command(self.python, Request((spec,), self.accelerate_config)))
 
     def cancel(self, spec: JobSpec) -> None:
         """End the job's process if it is alive."""
@@ -94,7 +96,7 @@ class LocalLauncher(Launcher):
     def _run_process(self, request: Request, pipes: Mapping[str, str]) -> int:
         environment = {**os.environ, **job_environment(self.threads_per_job, request.spec.env, pipes)}
         with request.log.open("ab") as log:
-            child = subprocess.Popen(job_command(sys.executable, request), env=environment, stdout=log, stderr=log)
+            child = subprocess.Popen(job_command(self.python, request), env=environment, stdout=log, stderr=log)
         known = {"pid": child.pid, "create_time": psutil.Process(child.pid).create_time()}
         write_private(request.folder / "process.json", json.dumps(known))
         try:

@@ -8,12 +8,20 @@ import dagster as dg
 from pydantic import BaseModel, Field, TypeAdapter
 
 from resources.launchers.base import Launcher
+from resources.launchers.kuberay import KubeRayLauncher
 from resources.launchers.kubernetes import KubernetesLauncher
 from resources.launchers.local import LocalLauncher
 from resources.launchers.ray import RayLauncher
 from resources.launchers.slurm import SlurmLauncher
 from resources.launchers.spec import JobResult, JobSpec
-from resources.profiles.launchers import KubernetesSettings, LauncherSettings, LocalSettings, RaySettings, SlurmSettings
+from resources.profiles.launchers import (
+    KubeRaySettings,
+    KubernetesSettings,
+    LauncherSettings,
+    LocalSettings,
+    RaySettings,
+    SlurmSettings,
+)
 
 DEFAULT = "default"
 
@@ -45,15 +53,14 @@ class ProfileLauncher(Launcher):
 
 def build_launcher(settings: LauncherSettings) -> Launcher:
     """The launcher that a profile's settings describe."""
+    given = settings.model_dump(mode="json", exclude={"kind"}) | {"python": settings.python or sys.executable}
     if isinstance(settings, LocalSettings):
-        return LocalLauncher(
-            in_process=[f"rluf_assets.jobs.{name}" for name in settings.in_process],
-            threads_per_job=settings.threads_per_job,
-        )
-    given = settings.model_dump(mode="json", exclude={"kind", "python"}) | {"python": settings.python or sys.executable}
+        given["in_process"] = [f"rluf_assets.jobs.{name}" for name in settings.in_process]
     made: dict[type[BaseModel], type[Launcher]] = {
+        LocalSettings: LocalLauncher,
         SlurmSettings: SlurmLauncher,
         RaySettings: RayLauncher,
         KubernetesSettings: KubernetesLauncher,
+        KubeRaySettings: KubeRayLauncher,
     }
     return made[type(settings)](**given)

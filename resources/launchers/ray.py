@@ -1,22 +1,23 @@
 """RayLauncher: jobs through Ray's job submission API, on any Ray cluster (one that KubeRay runs, too).
 
-The job is the entry point of a Ray job: a shell command on a node that has its CPUs and GPUs free. Ray itself knows no
-time limit and no memory limit for it: `timeout` keeps the first, a job killed for the second is told by its exit
-status. A job of several nodes wants Slurm or Kubernetes. Guide: docs/ray.md.
+The job is the entry point of a Ray job: a shell command on a node that has its CPUs and GPUs free; of a job of several
+nodes the entry point is `ray_nodes`, which starts the job on each of them. Ray itself knows no time limit and no memory
+limit: `timeout` keeps the first, a job killed for the second is told by its exit status. Guide: docs/ray.md.
 """
 
+import json
 import os
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from resources.launchers.base import Request, job_command, job_environment, job_script
+from resources.launchers.base import Request, job_command, job_environment, job_script, launch_words
 from resources.launchers.cluster import ClusterLauncher, Sighting, gone
 from resources.launchers.spec import JobSpec
-from rluf_assets.errors import ConfigError, JobFailed, MissingExtra, SchedulerDown
+from rluf_assets.errors import JobFailed, MissingExtra, SchedulerDown
 
 ALIVE = {"PENDING": "waiting", "RUNNING": "running"}
 TIMED_OUT, KILLED = "124", "137"  # what `timeout` and a shell say of a job ended for its time, by SIGKILL
@@ -29,40 +30,14 @@ class RayLauncher(ClusterLauncher):
     scheduler: ClassVar[str] = "Ray"
 
     address: str = Field("http://127.0.0.1:8265", description="of the head node's dashboard, which takes jobs")
-    accelerate_config: str | None = None
 
     def render(self, spec: JobSpec) -> str:
         """The command line that submits the job as `run` would."""
-        request = Request((spec,))
-        needs = spec.resources
-        entrypoint = self._entrypoint(request, job_environment(needs.cpus, spec.env))
-        options = [
-            f"--address={self.address}",
-            f"--submission-id={request.name}",
-            f"--entrypoint-num-cpus={needs.cpus}",
-            f"--entrypoint-num-gpus={needs.gpus_per_node}",
-            f"--entrypoint-memory={int(needs.memory_gb * 2**30)}",
-        ]
-        return shlex.join(["ray", "job", "submit", "--no-wait", *options, "--"]) + " " + entrypoint
-
-    def _entrypoint(self, request: Request, environment: Mapping[str, str]) -> str:
-        needs = request.spec.resources
-        if needs.nodes > 1:
-            raise ConfigError(
-                f"{request.spec.name}: {needs.nodes} nodes asked for; a Ray job's entry point runs on one. Give it one "
-                "node, or another launcher under `jobs:` in the profile."
-            )
-        python = job_command(self.python, request)
-        if needs.gpus_per_node > 1:
-            config = ["--config_file", self.accelerate_config] if self.accelerate_config else []
-            launch = [self.python, "-m", "accelerate.commands.launch", *config]
-            python = [*launch, "--num_processes", str(needs.gpus_per_node), "--module", *python[2:]]
-        wanted = [f'[ -n "${{{name}+x}}" ] || {{ echo "{name} is not set on this node"; exit {NO_SECRET}; }}'
-                  for name in self.secrets]  # fmt: skip
-        limited = shlex.join(["timeout", "--kill-after=30", str(request.time_limit_s), *python])
-        command = f"{limited} >>{shlex.quote(str(request.log))} 2>&1"
-        script = job_script(request, environment, command)
-        return shlex.join(["sh", "-c", "\n".join([*wanted, f"cd {shlex.quote(os.getcwd())}", script])])
+        request = self._request([spec])
+        entrypoint = entrypoint_of(request, self.python, self.secrets, job_environment(spec.resources.cpus, spec.env))
+        options = [f"--entrypoint-{name.replace('_', '-')}={amount}" for name, amount in _needs(request).items()]
+        submit = ["ray", "job", "submit", "--no-wait", f"--address={self.address}", f"--submission-id={request.name}"]
+        return shlex.join([*submit, *options, "--"]) + " " + entrypoint
 
     def _client(self) -> Any:
         try:
@@ -85,21 +60,15 @@ class RayLauncher(ClusterLauncher):
             raise
 
     def _submit(self, request: Request, environment: Mapping[str, str]) -> str:
-        needs = request.spec.resources
         client = self._client()
+        given: dict[str, Any] = {f"entrypoint_{name}": amount for name, amount in _needs(request).items()}
+        given |= {
+            "entrypoint": entrypoint_of(request, self.python, self.secrets, environment),
+            "submission_id": f"{request.name}-{time.time_ns() // 10**6}",
+            "metadata": {"rluf": request.key},
+        }
         try:
-            return str(
-                self._reach(
-                    lambda: client.submit_job(
-                        entrypoint=self._entrypoint(request, environment),
-                        submission_id=f"{request.name}-{int(time.time())}",
-                        entrypoint_num_cpus=needs.cpus,
-                        entrypoint_num_gpus=needs.gpus_per_node,
-                        entrypoint_memory=int(needs.memory_gb * 2**30),
-                        metadata={"rluf": request.key},
-                    )
-                )
-            )
+            return str(self._reach(lambda: client.submit_job(**given)))
         except RuntimeError as error:
             if isinstance(error, SchedulerDown):
                 raise
@@ -137,18 +106,46 @@ class RayLauncher(ClusterLauncher):
                 raise SchedulerDown(str(error)[:300]) from error
 
 
+def entrypoint_of(request: Request, python: str, secrets: Sequence[str], environment: Mapping[str, str]) -> str:
+    """The shell command that is the job on Ray; `secrets` must be set where it runs."""
+    needs = request.spec.resources
+    command = job_command(python, request)
+    if needs.nodes > 1:
+        launch, job = launch_words(python, request)
+        share = {"CPU": needs.cpus, "GPU": needs.gpus_per_node, "memory": int(needs.memory_gb * 2**30)}
+        here = [str(needs.nodes), json.dumps(share), str(request.log)]
+        command = [python, "-m", "resources.launchers.ray_nodes", *here, *launch, "--", *job]
+        environment = {**environment, "RLUF_VARIABLES": ",".join(environment)}
+    wanted = [f'[ -n "${{{name}+x}}" ] || {{ echo "{name} is not set on this node"; exit {NO_SECRET}; }}'
+              for name in secrets]  # fmt: skip
+    limited = shlex.join(["timeout", "--kill-after=30", str(request.time_limit_s), *command])
+    script = job_script(request, environment, f"{limited} >>{shlex.quote(str(request.log))} 2>&1")
+    return shlex.join(["sh", "-c", "\n".join([*wanted, f"cd {shlex.quote(os.getcwd())}", script])])
+
+
+def _needs(request: Request) -> dict[str, int]:
+    """What the entry point reserves; with several nodes it only waits, and the nodes' own shares are reserved by it."""
+    needs = request.spec.resources
+    if needs.nodes > 1:
+        return {"num_cpus": 0, "num_gpus": 0}
+    return {"num_cpus": needs.cpus, "num_gpus": needs.gpus_per_node, "memory": int(needs.memory_gb * 2**30)}
+
+
 def _reason(status: str, message: str, request: Request) -> str:
-    record = request.folder / "exit_status"
-    ended = record.read_text().strip() if record.exists() else ""
     if status == "STOPPED":
         return "was cancelled"
+    return exit_reason(request) or f"ended as {status}: {' '.join(message.split())[:500] or 'no message'}"
+
+
+def exit_reason(request: Request) -> str | None:
+    """Why a job on Ray ended, by the exit status that its script wrote down; None if it wrote none."""
+    record = request.folder / "exit_status"
+    ended = record.read_text().strip() if record.exists() else ""
     if ended == TIMED_OUT:
         return f"ran over its time limit (time_limit_s {request.time_limit_s}; give it more)"
     if ended == KILLED:
         return "was killed by signal 9, most often because the node ran out of memory"
-    if ended:
-        return f"ended with exit status {ended}"
-    return f"ended as {status}: {' '.join(message.split())[:500] or 'no message'}"
+    return f"ended with exit status {ended}" if ended else None
 
 
 def _seconds(milliseconds: int | None) -> float | None:

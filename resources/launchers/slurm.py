@@ -13,9 +13,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from resources.launchers.base import Request, job_command, job_environment, job_script
+from resources.launchers.base import Request, job_command, job_environment, job_script, launch_words
 from resources.launchers.cluster import ClusterLauncher, Sighting, gone
-from resources.launchers.spec import JobResources, JobSpec
+from resources.launchers.spec import JobSpec
 from rluf_assets.errors import ConfigError, JobFailed, SchedulerDown
 
 COMMAND_TIMEOUT_S = 90
@@ -52,11 +52,10 @@ class SlurmLauncher(ClusterLauncher):
     account: str | None = None
     qos: str | None = None
     sbatch_arguments: list[str] = Field(default_factory=list, description="more arguments for sbatch, as they are")
-    accelerate_config: str | None = Field(None, description="`accelerate launch --config_file` of multi-process jobs")
 
     def render(self, spec: JobSpec) -> str:
         """One shell line that submits the job as `run` would."""
-        request = Request((spec,))
+        request = self._request([spec])
         return shlex.join(self._sbatch(request, job_environment(spec.resources.cpus, spec.env)))
 
     def _sbatch(self, request: Request, environment: Mapping[str, str]) -> list[str]:
@@ -85,26 +84,21 @@ class SlurmLauncher(ClusterLauncher):
         return ["sbatch", "--parsable", "--no-requeue", *chosen, *self.sbatch_arguments, "--wrap", script]
 
     def _script(self, request: Request, environment: Mapping[str, str]) -> str:
-        needs = request.spec.resources
-        processes = needs.nodes * max(1, needs.gpus_per_node)
-        one = shlex.join(job_command(self.python, request))
-        command = one if processes == 1 else self._many_processes(request, needs)
+        one = request.spec.resources.processes == 1
+        command = shlex.join(job_command(self.python, request)) if one else self._many_processes(request)
         return job_script(request, environment, command)
 
-    def _many_processes(self, request: Request, needs: JobResources) -> str:
-        """`accelerate launch` once per node; Slurm says which nodes there are and which one this is."""
-        config = ["--config_file", self.accelerate_config] if self.accelerate_config else []
-        job = [request.spec.entrypoint, *request.spec_paths]
-        launch = shlex.join([self.python, "-m", "accelerate.commands.launch", *config])
-        rendezvous = (
-            f"--num_machines {needs.nodes} --num_processes {needs.nodes * max(1, needs.gpus_per_node)} "
-            '--machine_rank "$SLURM_NODEID" --main_process_ip "$RLUF_FIRST_NODE" '
+    def _many_processes(self, request: Request) -> str:
+        """`accelerate launch` once per node; Slurm says which node this is, and where the first one is: the batch
+        script runs there, and `srun` tells every task the address that it was called from."""
+        launch, job = launch_words(self.python, request)
+        place = (
+            '--machine_rank "$SLURM_NODEID" --main_process_ip "$SLURM_LAUNCH_NODE_IPADDR" '
             '--main_process_port "$((20000 + SLURM_JOB_ID % 20000))"'
         )
-        inner = f"exec {launch} {rendezvous} --module {shlex.join(job)}"
-        first = 'RLUF_FIRST_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
-        srun = f"srun --kill-on-bad-exit=1 --ntasks={needs.nodes} --ntasks-per-node=1"
-        return f"export RLUF_ATTEMPT=$SLURM_JOB_ID {first}\n{srun} sh -c {shlex.quote(inner)}"
+        inner = f"exec {shlex.join(launch)} {place} {shlex.join(job)}"
+        srun = f"srun --kill-on-bad-exit=1 --ntasks={request.spec.resources.nodes} --ntasks-per-node=1"
+        return f"export RLUF_ATTEMPT=$SLURM_JOB_ID\n{srun} sh -c {shlex.quote(inner)}"
 
     def _submit(self, request: Request, environment: Mapping[str, str]) -> str:
         missing = [name for name in self.secrets if name not in os.environ]

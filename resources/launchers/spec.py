@@ -43,6 +43,11 @@ class JobResources(_Frozen):
     memory_gb: float = Field(2.0, gt=0)
     time_limit_s: int = Field(3600, gt=0)
 
+    @property
+    def processes(self) -> int:
+        """Processes of the job: one per GPU, one per node without GPUs."""
+        return self.nodes * max(1, self.gpus_per_node)
+
 
 class JobSpec(_Frozen):
     """One job: `python -m <entrypoint> SPEC.json` reads `inputs` and publishes an artifact at `output_uri`."""

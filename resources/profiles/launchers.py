@@ -10,12 +10,14 @@ import pkgutil
 from collections.abc import Collection, Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 import rluf_assets.jobs
 from resources.launchers.spec import VARIABLE_NAME, JobResources
+from resources.profiles.accelerate import known_accelerate_config
 from rluf_assets.errors import ConfigError
 
+AccelerateConfig = Annotated[str, AfterValidator(known_accelerate_config)]
 SecretName = Annotated[str, Field(pattern=f"^{VARIABLE_NAME.pattern}$")]
 
 
@@ -23,16 +25,25 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class LocalSettings(_Frozen):
-    """On this machine, light jobs in the Dagster process, the others as subprocesses."""
+class _AnyLauncher(_Frozen):
+    python: str | None = Field(None, description="interpreter of the jobs; None: the path of the one running here")
+    accelerate_config: AccelerateConfig | None = Field(
+        None, description="a packaged name (ddp, zero2, zero3) or a file: how jobs of several processes are launched"
+    )
+
+
+class LocalSettings(_AnyLauncher):
+    """On this machine, light jobs in the Dagster process, the others as subprocesses.
+
+    A job that wants an environment of its own (vLLM's, say) gets a launcher of its own: `kind: local` with `python`.
+    """
 
     kind: Literal["local"] = "local"
     in_process: tuple[str, ...] = ()
     threads_per_job: int = Field(1, ge=1)
 
 
-class _ClusterSettings(_Frozen):
-    python: str | None = Field(None, description="interpreter on the nodes; None: the path of the one running here")
+class _ClusterSettings(_AnyLauncher):
     secrets: tuple[SecretName, ...] = Field((), description="environment variables a job gets, by reference only")
     poll_s: float = Field(5.0, gt=0)
     submit_attempts: int = Field(5, ge=1)
@@ -48,7 +59,6 @@ class SlurmSettings(_ClusterSettings):
     account: str | None = None
     qos: str | None = None
     sbatch_arguments: tuple[str, ...] = ()
-    accelerate_config: str | None = None
 
 
 class RaySettings(_ClusterSettings):
@@ -56,13 +66,9 @@ class RaySettings(_ClusterSettings):
 
     kind: Literal["ray"]
     address: str = "http://127.0.0.1:8265"
-    accelerate_config: str | None = None
 
 
-class KubernetesSettings(_ClusterSettings):
-    """As batch/v1 Jobs; see `KubernetesLauncher`."""
-
-    kind: Literal["kubernetes"]
+class _KubernetesSettings(_ClusterSettings):
     image: str
     volume_claim: str
     mount_path: str
@@ -71,11 +77,24 @@ class KubernetesSettings(_ClusterSettings):
     secret_name: str | None = None
     node_selector: dict[str, str] = {}
     run_as_user: int = Field(1000, ge=1)
-    accelerate_config: str | None = None
+
+
+class KubernetesSettings(_KubernetesSettings):
+    """As batch/v1 Jobs; see `KubernetesLauncher`."""
+
+    kind: Literal["kubernetes"]
+
+
+class KubeRaySettings(_KubernetesSettings):
+    """As RayJobs that KubeRay's operator runs; see `KubeRayLauncher`."""
+
+    kind: Literal["kuberay"]
+    ray_version: str
+    start_s: int = Field(1800, ge=1)
 
 
 LauncherSettings = Annotated[
-    LocalSettings | SlurmSettings | RaySettings | KubernetesSettings, Field(discriminator="kind")
+    LocalSettings | SlurmSettings | RaySettings | KubernetesSettings | KubeRaySettings, Field(discriminator="kind")
 ]
 
 

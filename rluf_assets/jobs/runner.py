@@ -162,8 +162,17 @@ def _facts(spec: JobSpec, started: float) -> dict[str, Any]:
         "spec": spec.model_dump(mode="json"),
         "wall_s": round(time.monotonic() - started, 3),
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
+        **_gpu_facts(),
         "versions": {"python": platform.python_version(), **_versions()},
     }
+
+
+def _gpu_facts() -> dict[str, float]:
+    """What was allocated at the peak on the GPU of this process, if it used one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    return {"peak_gpu_memory_gb": round(torch.cuda.max_memory_allocated() / 2**30, 3)}
 
 
 def _versions() -> dict[str, str]:

@@ -114,7 +114,8 @@ def train_reward(
     trainer.accelerator.wait_for_everyone()
     tokens = sum(len(tree) for unit in units for tree in unit.trees)
     plain = sum(len(ids) for ids in encoding.take(~held).token_ids)
-    return Trained(counts, {"steps": trainer.state.global_step, "tokens": tokens, "tokens_without_sharing": plain})
+    figures = {"steps": trainer.state.global_step, "ranks": trainer.ranks, "tokens": tokens}
+    return Trained(counts, figures | {"tokens_without_sharing": plain})
 
 
 def _split(

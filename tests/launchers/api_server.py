@@ -1,7 +1,7 @@
-"""A Kubernetes API server over HTTP, as far as a Job's life goes: create, read, list, delete, pods, pod logs.
+"""A Kubernetes API server over HTTP, as far as the life of a Job or a RayJob goes: create, read, list, delete, pods, logs.
 
-It checks every manifest against the published schema, as a real one does, and plays the kubelet: `play` says what
-becomes of a job's pod. `run` starts the container's command for real, as a process of this machine.
+It checks every manifest against the published schema, as a real one does, and plays the kubelet and KubeRay's operator:
+`play` says what becomes of a job. `run` starts its command for real, as a process of this machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from urllib.parse import parse_qs, urlparse
 
 import kubernetes_validate
 
-PATH = re.compile(r"/(?:api/v1|apis/batch/v1)/namespaces/([^/]+)/(jobs|pods|services)(?:/([^/]+))?(/log)?$")
+PATH = re.compile(
+    r"/(?:api/v1|apis/batch/v1|apis/ray.io/v1)/namespaces/([^/]+)/(jobs|rayjobs|pods|services)(?:/([^/]+))?(/log)?$"
+)
+# Fields of KubeRay's RayJobSpec, RayClusterSpec and group specs that the launcher may use (API reference, v1.6).
+RAY_JOB = {
+    "entrypoint", "entrypointNumCpus", "entrypointNumGpus", "submissionMode", "backoffLimit", "activeDeadlineSeconds",
+    "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "rayClusterSpec",
+}  # fmt: skip
+RAY_CLUSTER = {"rayVersion", "headGroupSpec", "workerGroupSpecs"}
+RAY_GROUP = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
 MOMENT = "2026-01-01T00:00:00Z"
 WAITING = {"image": {"waiting": {"reason": "ErrImagePull", "message": "no such image registry.example/rluf:1"}}}
 
@@ -34,7 +43,7 @@ class Cluster:
         self.processes: dict[str, subprocess.Popen[str]] = {}
 
     def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+        validate(manifest)
         name = manifest["metadata"]["name"]
         self.created.append(name)
         manifest["metadata"]["uid"] = f"uid-{len(self.created)}"
@@ -42,6 +51,10 @@ class Cluster:
         return manifest
 
     def start(self, name: str) -> None:
+        if self.jobs[name]["kind"] == "RayJob":
+            command = ["sh", "-c", self.jobs[name]["spec"]["entrypoint"]]
+            self.processes[name] = subprocess.Popen(command, stdout=subprocess.DEVNULL, text=True)
+            return
         container = self.jobs[name]["spec"]["template"]["spec"]["containers"][0]
         command = [word.replace("$$", "$") for word in container["command"]]
         given = {entry["name"]: entry["value"].replace("$$", "$") for entry in container["env"] if "value" in entry}
@@ -52,12 +65,33 @@ class Cluster:
     def job(self, name: str) -> dict[str, Any]:
         if self.play == "run" and name not in self.processes:
             self.start(name)
+        if self.jobs[name]["kind"] == "RayJob":
+            return {**self.jobs[name], "status": self.ray_status(name)}
         conditions = []
         if self.play == "run" and (code := self.processes[name].poll()) is not None:
             conditions = [condition("Complete")] if code == 0 else [condition("Failed", "BackoffLimitExceeded")]
         elif self.play in ("evict", "oom"):
             conditions = [condition("Failed", "BackoffLimitExceeded")]
         return {**self.jobs[name], "status": {"conditions": conditions}}
+
+    def ray_status(self, name: str) -> dict[str, Any]:
+        """What KubeRay's operator writes under `status`."""
+        ended = {
+            "jobDeploymentStatus": "Failed",
+            "jobStatus": "FAILED",
+            "reason": "AppFailed",
+            "message": "see the log",
+        }
+        if self.play == "image":
+            return {"jobDeploymentStatus": "Initializing", "rayClusterName": name}
+        if self.play == "deadline":
+            return {**ended, "reason": "DeadlineExceeded"}
+        if self.play != "run":
+            return {"jobDeploymentStatus": "Initializing"}
+        if (code := self.processes[name].poll()) is None:
+            return {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "rayJobInfo": {"startTime": MOMENT}}
+        info = {"rayJobInfo": {"startTime": MOMENT, "endTime": MOMENT}}
+        return {**ended, **info} if code else {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED", **info}
 
     def pod(self, name: str) -> dict[str, Any]:
         state, status = {"waiting": {"reason": "ContainerCreating"}}, {"phase": "Pending"}
@@ -80,6 +114,24 @@ class Cluster:
         return process.stdout.read() if process and process.stdout else ""
 
 
+def validate(manifest: dict[str, Any]) -> None:
+    """Refuse what the API would refuse; a RayJob's pods are checked as pods are, its own fields by name."""
+    version = kubernetes_validate.latest_version()
+    if manifest["kind"] != "RayJob":
+        kubernetes_validate.validate(manifest, version, strict=True)
+        return
+    assert manifest["apiVersion"] == "ray.io/v1" and len(manifest["metadata"]["name"]) <= 47
+    spec = manifest["spec"]
+    cluster = spec["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    assert set(spec) <= RAY_JOB and set(cluster) <= RAY_CLUSTER
+    assert "replicas" not in cluster["headGroupSpec"]
+    for group in groups:
+        assert set(group) <= RAY_GROUP
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", **group["template"]["metadata"]}}
+        kubernetes_validate.validate({**pod, "spec": group["template"]["spec"]}, version, strict=True)
+
+
 def condition(kind: str, reason: str = "") -> dict[str, str]:
     return {"type": kind, "status": "True", "reason": reason, "message": "told by the cluster"}
 
@@ -92,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.kind == "pods" and name and self.path.split("?")[0].endswith("/log"):
             self.answer(200, self.cluster.log(name))
         elif self.kind == "pods":
-            job = selector.get("job-name", "")
+            job = selector.get("job-name") or selector.get("ray.io/cluster", "")
             items = [self.cluster.pod(job)] if job in self.cluster.jobs else []
             self.answer(200, {"kind": "PodList", "apiVersion": "v1", "items": items})
         elif name is None:
@@ -110,8 +162,8 @@ class Handler(BaseHTTPRequestHandler):
         self.place()
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         try:
-            self.answer(201, self.cluster.create(body) if self.kind == "jobs" else body)
-        except kubernetes_validate.ValidationError as error:
+            self.answer(201, self.cluster.create(body) if self.kind.endswith("jobs") else body)
+        except (AssertionError, kubernetes_validate.ValidationError) as error:
             self.answer(422, {"kind": "Status", "message": str(error), "code": 422})
 
     def do_DELETE(self) -> None:

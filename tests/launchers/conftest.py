@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dagster_graphql import DagsterGraphQLClient
 
 from resources.launchers.spec import InputArtifact, JobSpec
 
@@ -84,17 +87,11 @@ def worker(tmp_path: Path) -> Iterator[Callable[[dict[str, Any], JobSpec], Worke
     started: list[Worker] = []
 
     def start(launcher: dict[str, Any], spec: JobSpec) -> Worker:
-        number = len(started)
-        order = tmp_path / f"order{number}.json"
-        order.write_text(json.dumps({"launcher": launcher, "spec": spec.model_dump(mode="json")}))
-        log = tmp_path / f"worker{number}.log"
+        log = tmp_path / f"worker{len(started)}.log"
+        environment = ordering(log.with_suffix(".json"), launcher, spec)
+        command = [sys.executable, "-m", "tests.launchers.run_worker"]
         with log.open("w") as stream:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.launchers.run_worker", str(order)],
-                stdout=stream,
-                stderr=stream,
-                text=True,
-            )
+            process = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream, text=True)
         started.append(Worker(process, log))
         return started[-1]
 
@@ -103,6 +100,57 @@ def worker(tmp_path: Path) -> Iterator[Callable[[dict[str, Any], JobSpec], Worke
         if one.process.poll() is None:
             one.process.kill()
             one.process.wait()
+
+
+@pytest.fixture
+def ui(tmp_path: Path) -> Iterator[Callable[[dict[str, Any], JobSpec], DagsterGraphQLClient]]:
+    """Dagster's web server over the worker's asset, and a client that asks what its page asks."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(launcher: dict[str, Any], spec: JobSpec) -> DagsterGraphQLClient:
+        home = tmp_path / "dagster"
+        home.mkdir()
+        (home / "dagster.yaml").write_text(
+            "telemetry: {enabled: false}\n"
+            "run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}\n"
+        )
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = ["dagster_webserver", "-m", "tests.launchers.run_worker", "--host", "127.0.0.1", "--port", str(port)]
+        environment = ordering(tmp_path / "ui.json", launcher, spec) | {"DAGSTER_HOME": str(home)}
+        log = (tmp_path / "ui.log").open("w")
+        started.append(subprocess.Popen([sys.executable, "-m", *command], env=environment, stdout=log, stderr=log))
+        eventually(lambda: answers(f"http://127.0.0.1:{port}/server_info"), "the web server answers")
+        return DagsterGraphQLClient("127.0.0.1", port_number=port)
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(address, timeout=10).close()
+    except OSError:
+        return False
+    return True
+
+
+def ordering(file: Path, launcher: dict[str, Any], spec: JobSpec) -> dict[str, str]:
+    """The environment in which `run_worker` runs the job through the launcher."""
+    file.write_text(json.dumps({"launcher": launcher, "spec": spec.model_dump(mode="json")}))
+    return {**os.environ, "RLUF_TEST_ORDER": str(file)}
+
+
+def two_node_spec(tiny_home: Path, out: Path) -> JobSpec:
+    """A short training of the tiny loop's helpfulness reward model, on two nodes."""
+    manifest = next((tiny_home / "lake" / "helpfulness_reward").rglob("manifest.json"))
+    spec = JobSpec.model_validate(json.loads(manifest.read_text())["spec"])
+    config = {**spec.config, "max_train_rows": 200, "epochs": 1}
+    needs = spec.resources.model_copy(update={"nodes": 2})
+    return spec.model_copy(update={"output_uri": str(out / "two"), "resources": needs, "config": config})
 
 
 def training_spec(tiny_home: Path, out: Path, **resources: Any) -> JobSpec:
@@ -115,10 +163,9 @@ def training_spec(tiny_home: Path, out: Path, **resources: Any) -> JobSpec:
 
 @dataclass
 class Slurm:
-    """The one-node Slurm of `.ci/slurm-up`."""
+    """The Slurm of `.ci/slurm-up`: two nodes on this machine."""
 
     home: Path
-    node: str
 
     def call(self, *command: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -144,19 +191,18 @@ class Slurm:
             eventually(ping, "slurmctld answers again")
 
     @contextmanager
-    def node_down(self) -> Iterator[None]:
-        self.call("scontrol", "update", f"nodename={self.node}", "state=down", "reason=test")
+    def nodes_in(self, state: str) -> Iterator[None]:
+        """Both nodes taken out of use, and back again at the end."""
+        self.call("scontrol", "update", "nodename=ALL", f"state={state}", "reason=test")
         try:
             yield
         finally:
-            eventually(self.node_is_idle, "the node is idle again")
+            eventually(self.nodes_are_back, "the nodes are idle again")
 
-    def node_is_idle(self) -> bool:
-        # Refused where the node came back by itself (ReturnToService), so its exit status says nothing.
-        subprocess.run(
-            ["scontrol", "update", f"nodename={self.node}", "state=resume"], capture_output=True, check=False
-        )
-        return self.call("sinfo", "-h", "-o", "%T") == "idle"
+    def nodes_are_back(self) -> bool:
+        # Refused where a node came back by itself (ReturnToService), so its exit status says nothing.
+        subprocess.run(["scontrol", "update", "nodename=ALL", "state=resume"], capture_output=True, check=False)
+        return not set(self.call("sinfo", "-h", "-N", "-o", "%T").split()) - {"idle", "mixed", "allocated"}
 
 
 def ping() -> bool:
@@ -169,20 +215,63 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> Slurm:
     home = Path(os.environ.get("SLURM_HOME", "/var/tmp/rluf-slurm"))
     conf = os.environ.get("SLURM_CONF", str(home / "slurm.conf"))
     if not Path(conf).exists():
-        absent("no one-node Slurm is set up here; start one with: make cluster-up")
+        absent("no Slurm is set up here; start one with: make cluster-up")
     monkeypatch.setenv("SLURM_CONF", conf)
     if not ping():
         absent(f"the Slurm of {conf} does not answer; start it with: make cluster-up")
-    node = subprocess.run(["sinfo", "-h", "-o", "%n"], capture_output=True, text=True, check=True).stdout.split()[0]
-    return Slurm(Path(conf).parent, node)
+    return Slurm(Path(conf).parent)
 
 
 @pytest.fixture
 def ray_address() -> str:
-    """The dashboard of the one-node Ray of `.ci/ray-up`."""
+    """The dashboard of the Ray of `.ci/ray-up`."""
     address = os.environ.get("RLUF_RAY_ADDRESS", "http://127.0.0.1:8265")
-    try:
-        urllib.request.urlopen(f"{address}/api/version", timeout=10).close()
-    except OSError:
+    if not answers(f"{address}/api/version"):
         absent(f"no Ray answers at {address}; start one with: make cluster-up")
     return address
+
+
+class Way:
+    """A way to a port of this machine that can be closed: what is under way is cut, what comes is refused."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.door = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self.door.getsockname()[1]}"
+        self.under_way: list[socket.socket] = []
+
+    def __enter__(self) -> Way:
+        self.open()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        if self.door.fileno() < 0:
+            self.door = socket.create_server(("127.0.0.1", int(self.address.rpartition(":")[2])))
+        threading.Thread(target=self._let_in, args=(self.door,), daemon=True).start()
+
+    def close(self) -> None:
+        for one in (self.door, *self.under_way):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        self.under_way.clear()
+
+    def _let_in(self, door: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                here, _ = door.accept()
+                there = socket.create_connection(("127.0.0.1", self.target))
+                self.under_way += [here, there]
+                for pair in ((here, there), (there, here)):
+                    threading.Thread(target=carry, args=pair, daemon=True).start()
+
+
+def carry(source: socket.socket, goal: socket.socket) -> None:
+    """Hand on what comes, until one side is closed."""
+    with suppress(OSError):
+        while data := source.recv(65536):
+            goal.sendall(data)
+        goal.shutdown(socket.SHUT_WR)

@@ -1,9 +1,11 @@
-"""A Dagster run worker for the tests: `python -m tests.launchers.run_worker ORDER.json` materialises one asset.
+"""A Dagster run worker for the tests: `python -m tests.launchers.run_worker` materialises one asset; a code location, too.
 
-The order holds a launcher's settings and a job's spec. SIGINT is what a cancel in the UI sends to a run worker.
+The variable RLUF_TEST_ORDER names a file with a launcher's settings and a job's spec. SIGINT is what a cancel in the UI
+sends to a run worker.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from resources.launchers.profile import DEFAULT, ProfileLauncher
 from resources.launchers.spec import JobSpec
 from resources.stage import describe
 
-order = json.loads(Path(sys.argv[1]).read_text())
+order = json.loads(Path(os.environ["RLUF_TEST_ORDER"]).read_text())
 spec = JobSpec.model_validate(order["spec"])
 launcher = ProfileLauncher(launchers={DEFAULT: order["launcher"]})
 
@@ -23,6 +25,8 @@ def worked(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     result = launcher.run(context, spec)
     return dg.MaterializeResult(metadata=describe(result), data_version=dg.DataVersion(result.artifact.content_hash))
 
+
+defs = dg.Definitions([worked], jobs=[dg.define_asset_job("work", "worked")])
 
 if __name__ == "__main__":
     result = dg.materialize([worked], raise_on_error=False)

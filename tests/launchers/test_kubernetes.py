@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
+from resources.launchers.kuberay import KubeRayLauncher
 from resources.launchers.kubernetes import KubernetesLauncher
 from resources.launchers.profile import build_launcher
-from resources.profiles.launchers import KubernetesSettings
+from resources.profiles.launchers import KubeRaySettings, KubernetesSettings
 from rluf_assets.errors import ConfigError, JobFailed, SchedulerDown
-from tests.launchers.api_server import Cluster, serve
+from tests.launchers.api_server import Cluster, serve, validate
 from tests.launchers.conftest import adopt_spec, eventually, submissions
 
 
@@ -118,6 +120,59 @@ def test_cancel_deletes_the_job(cluster: Cluster, tmp_path: Path) -> None:
     launcher(tmp_path).cancel(spec)
     caller.join(timeout=60)
     assert cluster.deleted == cluster.created and len(failures) == 1
+
+
+def kuberay(tmp_path: Path, **changes: Any) -> KubeRayLauncher:
+    settings = {
+        "kind": "kuberay", "image": "registry.example/rluf:1", "volume_claim": "lake", "mount_path": str(tmp_path),
+        "poll_s": 0.05, "retry_wait_s": 0.01, "submit_attempts": 3, "python": sys.executable, "ray_version": "2.60.0",
+        **changes,
+    }  # fmt: skip
+    built = build_launcher(KubeRaySettings.model_validate(settings))
+    assert isinstance(built, KubeRayLauncher)
+    return built
+
+
+def test_a_ray_job_of_kuberay_is_seen_through(cluster: Cluster, tmp_path: Path) -> None:
+    spec = adopt_spec(tmp_path, name="it's $(HOME) $$")
+    result = kuberay(tmp_path).run(None, spec)
+    assert (Path(spec.output_uri) / "table.json").read_text() == "{}"
+    assert result.history is not None and result.history.launcher == "KubeRay"
+    assert kuberay(tmp_path).run(None, spec).reused and len(cluster.created) == 1
+    bad = adopt_spec(tmp_path, name="bad", config={"tables": {"absent.json": []}})
+    with pytest.raises(JobFailed, match=r"ended with exit status 1(.|\n)*absent\.json: absent"):
+        kuberay(tmp_path).run(None, bad)
+
+
+@pytest.mark.parametrize(
+    ("play", "message"),
+    [
+        ("image", r"cannot start: ErrImagePull: no such image"),
+        ("deadline", r"ran over its time limit \(time_limit_s 3600"),
+    ],
+)
+def test_what_ended_a_ray_job_of_kuberay_is_named(cluster: Cluster, tmp_path: Path, play: str, message: str) -> None:
+    cluster.play = play
+    with pytest.raises(JobFailed, match=message):
+        kuberay(tmp_path).run(None, adopt_spec(tmp_path))
+    assert (cluster.deleted != []) == (play == "image")
+
+
+def test_a_ray_job_of_several_nodes_has_a_pod_for_each(tmp_path: Path) -> None:
+    needs = {"nodes": 4, "gpus_per_node": 8, "cpus": 16, "memory_gb": 64}
+    spec = adopt_spec(tmp_path, resources=needs)
+    launcher = kuberay(tmp_path, secrets=("HF_TOKEN",), secret_name="hub", accelerate_config="zero3")
+    [job] = json.loads(launcher.render(spec))["items"]
+    validate(job)
+    groups = job["spec"]["rayClusterSpec"]
+    assert [group["replicas"] for group in groups["workerGroupSpecs"]] == [3]
+    for group in (groups["headGroupSpec"], *groups["workerGroupSpecs"]):
+        container = group["template"]["spec"]["containers"][0]
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
+        assert container["env"] == [
+            {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "HF_TOKEN"}}}
+        ]
+    assert "resources.launchers.ray_nodes 4" in job["spec"]["entrypoint"]
 
 
 def test_an_api_server_away_and_a_folder_no_pod_sees(cluster: Cluster, tmp_path: Path) -> None:

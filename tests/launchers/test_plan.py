@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from resources.launchers.spec import JobSpec
 from resources.profiles import candidate_config, load_candidates, load_profile
+from resources.profiles.launchers import job_names
 from rluf_assets.errors import ConfigError
+from rluf_assets.plan_graph import estimates
 from rluf_assets.plan_report import print_plan
-from rluf_assets.planning import GIB, Estimate, estimates, kv_cache_memory, policy_shape, state_memory
+from rluf_assets.planning import GIB, Estimate, Sharding, kv_cache_memory, policy_shape, state_memory
 
 
 def plan_of(home: Path, name: str) -> list[Estimate]:
@@ -29,16 +32,22 @@ def test_sizes_are_the_published_ones(tmp_path: Path) -> None:
     assert kv_cache_memory(models["policy"], 1, 1024, 1) * GIB == 1024 * 320 * 1024
 
 
-def test_states_are_what_deepspeed_estimates(tmp_path: Path) -> None:
+@pytest.mark.slow  # DeepSpeed takes its time to be imported
+@pytest.mark.parametrize("sharding", ["zero2", "zero3"])
+def test_states_are_what_deepspeed_estimates(sharding: Sharding, tmp_path: Path) -> None:
+    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
+    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
+
     shape = load_profile(tmp_path, "cluster_256_h100").plan.models["policy"]
-    largest = max(shape.layer_parameters, shape.embedding_parameters)
-    here = sum(state_memory(shape, 256).values()) * GIB
-    assert here == pytest.approx(18 * shape.parameters / 256 + 4 * largest)
-    stage3 = pytest.importorskip("deepspeed.runtime.zero.stage3", reason="the extra `deepspeed` is not installed")
-    _, on_gpu, _ = stage3.estimate_zero3_model_states_mem_needs(
-        shape.parameters, largest, num_gpus_per_node=8, num_nodes=32, cpu_offload=False, cpu_offload_params=False
-    )
-    assert here == pytest.approx(on_gpu, rel=0.01)
+    cluster = {"num_gpus_per_node": 8, "num_nodes": 32, "cpu_offload": False}
+    if sharding == "zero3":
+        largest = max(shape.layer_parameters, shape.embedding_parameters)
+        _, on_gpu, _ = estimate_zero3_model_states_mem_needs(
+            shape.parameters, largest, cpu_offload_params=False, **cluster
+        )
+    else:
+        _, on_gpu = estimate_zero2_model_states_mem_needs(shape.parameters, **cluster)
+    assert sum(state_memory(shape, 256, sharding).values()) * GIB == pytest.approx(on_gpu, rel=1e-6)
 
 
 def test_the_papers_set_up_comes_out_in_one_to_two_days_of_256_gpus(tmp_path: Path) -> None:
@@ -47,7 +56,34 @@ def test_the_papers_set_up_comes_out_in_one_to_two_days_of_256_gpus(tmp_path: Pa
         row = rows[f"crraft_policy[{candidate}]"]
         assert row.gpus == 256
         assert 24 <= row.hours <= 48
+        assert row.memory_total <= 79
     assert rows["crraft_policy[untouched]"].flops == 0
+
+
+def test_what_a_launcher_shards_decides_what_fits(tmp_path: Path) -> None:
+    kept = {row.asset: row for row in plan_of(tmp_path, "cluster_256_h100")}["helpfulness_reward"]
+    text = "profile: cluster_256_h100\nlaunchers: {gpu: {accelerate_config: ddp}}\n"
+    (tmp_path / "rluf.yaml").write_text(text)
+    plan = load_profile(tmp_path).plan
+    whole = {row.asset: row for row in plan_of(tmp_path, "cluster_256_h100")}["helpfulness_reward"]
+    assert kept.fits(plan) and not whole.fits(plan)
+    (tmp_path / "rluf.yaml").write_text(text.replace("ddp", "zero4"))
+    with pytest.raises(ConfigError, match=r"accelerate_config.*did you mean 'zero3'|did you mean 'zero2'"):
+        load_profile(tmp_path)
+
+
+def test_every_job_of_the_graph_is_planned(tmp_path: Path) -> None:
+    played = {row.job for row in plan_of(tmp_path, "tiny")}
+    logged = {
+        "kind": "logged", "first_day": "2026-01-01", "messages": "m", "reactions": "r", "past_launches": "p",
+        "preferences": {"helpfulness": "h", "safety": "s"},
+    }  # fmt: skip
+    (tmp_path / "rluf.yaml").write_text(yaml.safe_dump({"production": logged}))
+    adopted = {row.job for row in plan_of(tmp_path, "laptop")}
+    del logged["past_launches"]
+    (tmp_path / "rluf.yaml").write_text(yaml.safe_dump({"production": logged}))
+    # The oracle is asked by `rluf results` alone.
+    assert played | adopted | {row.job for row in plan_of(tmp_path, "laptop")} | {"play_oracle"} == set(job_names())
 
 
 @pytest.mark.parametrize("name", ["tiny", "laptop", "one_gpu", "cluster_256_h100"])
@@ -56,7 +92,7 @@ def test_every_profile_fits_and_shows_its_commands(
 ) -> None:
     assert print_plan(tmp_path, name)
     shown = capsys.readouterr().out
-    assert "rluf_assets.jobs.optimise_policy" in shown
+    assert all(f"rluf_assets.jobs.{job}" in shown for job in ("ingest", "optimise_policy", "release_policy"))
     assert ("sbatch --parsable" in shown) == (name == "cluster_256_h100")
     assert "Assumed:" in shown
 

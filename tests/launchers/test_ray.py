@@ -1,4 +1,4 @@
-"""RayLauncher against a real one-node Ray: attach, cancel, time limit, failure, the whole tiny graph."""
+"""RayLauncher against a real Ray: attach, cancel, time limit, failure, two nodes, the whole tiny graph."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import psutil
 import pytest
@@ -17,9 +18,18 @@ from resources.launchers.profile import build_launcher
 from resources.launchers.ray import RayLauncher
 from resources.launchers.spec import JobSpec
 from resources.profiles.launchers import RaySettings
-from rluf_assets.errors import ConfigError, JobFailed, SchedulerDown
+from rluf_assets.errors import JobFailed, SchedulerDown
 from rluf_assets.lake import read_artifact
-from tests.launchers.conftest import Worker, absent, adopt_spec, eventually, submissions, training_spec
+from tests.launchers.conftest import (
+    Way,
+    Worker,
+    absent,
+    adopt_spec,
+    eventually,
+    submissions,
+    training_spec,
+    two_node_spec,
+)
 
 pytestmark = pytest.mark.slow
 Start = Callable[[dict[str, Any], JobSpec], Worker]
@@ -59,8 +69,6 @@ def test_jobs_run_are_reused_and_fail_with_their_last_words(ray_address: str, tm
     secret = adopt_spec(tmp_path, name="secret")
     with pytest.raises(JobFailed, match=r"exit status 78|RLUF_NO_SUCH_TOKEN|code 78"):
         launcher(ray_address, secrets=("RLUF_NO_SUCH_TOKEN",)).run(None, secret)
-    with pytest.raises(ConfigError, match="a Ray job's entry point runs on one"):
-        launcher(ray_address).render(adopt_spec(tmp_path, resources={"nodes": 2}))
 
 
 def test_an_address_where_no_ray_answers_is_named(tmp_path: Path) -> None:
@@ -78,10 +86,12 @@ def test_the_run_worker_is_killed_and_the_next_one_attaches(
     job = eventually(lambda: process_of(spec), "the job's process is there")
     job.suspend()
     first.kill(signal.SIGKILL)
-    second = worker(settings(ray_address), spec)
-    eventually(lambda: second.said("attached to Ray job"), "the next worker attaches")
+    second, third = worker(settings(ray_address), spec), worker(settings(ray_address), spec)
+    for one in (second, third):
+        eventually(lambda one=one: one.said("attached to Ray job"), "the next workers attach")
     job.resume()
     assert second.finish() == 0, second.log.read_text()
+    assert third.finish() == 0, third.log.read_text()
     assert len(submissions(spec)) == 1
     assert second.said('"retries": "0"') and second.said('"scheduler": "Ray"')
 
@@ -117,6 +127,28 @@ def test_time_limit_and_a_killed_process_are_named_and_the_retry_resumes(
     original = read_artifact(str(next((tiny_home / "lake" / "base_policy").rglob("manifest.json")).parent))
     assert original is not None and result.artifact.content_hash == original.content_hash
     assert len(submissions(spec)) == 2
+
+
+def test_lost_polls_fail_nothing(ray_address: str, tmp_path: Path, worker: Start) -> None:
+    spec = adopt_spec(tmp_path)
+    with Way(urlparse(ray_address).port) as way:
+        one = worker(settings(way.address), spec)
+        job = eventually(lambda: process_of(spec), "the job's process is there")
+        job.suspend()
+        eventually(lambda: one.said("running"), "the worker watches")
+        way.close()
+        eventually(lambda: one.said("does not answer, still waiting"), "the worker notices")
+        way.open()
+        job.resume()
+        assert one.finish() == 0, one.log.read_text()
+    assert len(submissions(spec)) == 1
+
+
+def test_a_job_of_two_nodes_meets_at_the_first(ray_address: str, tiny_home: Path, tmp_path: Path) -> None:
+    spec = two_node_spec(tiny_home, tmp_path)
+    result = launcher(ray_address, accelerate_config="cpu").run(None, spec)
+    assert result.artifact.metrics["ranks"] == 2
+    assert result.history is not None and result.history.submissions == 1
 
 
 def test_the_tiny_graph_gives_the_same_artifacts_as_here(ray_address: str, tiny_home: Path, tmp_path: Path) -> None:

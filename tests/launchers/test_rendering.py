@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from resources.launchers.base import Request, job_environment
+from resources.launchers.kuberay import KubeRayLauncher
 from resources.launchers.kubernetes import KubernetesLauncher
 from resources.launchers.local import LocalLauncher
 from resources.launchers.ray import RayLauncher
@@ -34,7 +35,6 @@ FOLDER = HOSTILE.filter(lambda text: "/" not in text and text not in ("", ".", "
 # Stands for Python on a node: writes down the arguments and the variable it was given.
 RECORDER = '#!/bin/sh\nprintf "%s\\0" "$@" >"$RECORD/arguments"\nprintf "%s" "$PLAIN" >"$RECORD/plain"\n'
 SRUN = '#!/bin/sh\nwhile case "$1" in --*) true;; *) false;; esac; do shift; done\nexec "$@"\n'
-SCONTROL = "#!/bin/sh\necho first-node\necho second-node\n"
 
 
 class Node:
@@ -42,7 +42,7 @@ class Node:
 
     def __init__(self, root: Path) -> None:
         self.root, self.python = root, str(root / "python of the node")
-        for name, text in {"python of the node": RECORDER, "srun": SRUN, "scontrol": SCONTROL}.items():
+        for name, text in {"python of the node": RECORDER, "srun": SRUN}.items():
             (root / name).write_text(text)
             (root / name).chmod(0o700)
 
@@ -50,7 +50,7 @@ class Node:
         """Run it; the arguments that Python got. Fails if anything in it was taken for a command."""
         environment = {
             "PATH": f"{self.root}:/usr/bin:/bin", "RECORD": str(self.root), "HOME": "/home/x", "SLURM_NODEID": "1",
-            "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "JOB_COMPLETION_INDEX": "1",
+            "SLURM_JOB_ID": "7", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1", "JOB_COMPLETION_INDEX": "1",
         }  # fmt: skip
         done = subprocess.run(command, env=environment, cwd=self.root, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -89,7 +89,7 @@ def test_slurm(name: str, folder: str, plain: str, option: str, nodes: int) -> N
     with tempfile.TemporaryDirectory() as place:
         node = Node(Path(place))
         spec = job(node.root, name, folder, plain, nodes)
-        launcher = SlurmLauncher(python=node.python, partition=option, accelerate_config=option)
+        launcher = SlurmLauncher(python=node.python, partition=option, accelerate_config="ddp")
         if "\\" in folder or any(ord(letter) < 32 for letter in folder):
             with pytest.raises(ConfigError, match="Slurm takes no path"):
                 launcher.render(spec)
@@ -103,16 +103,30 @@ def test_slurm(name: str, folder: str, plain: str, option: str, nodes: int) -> N
 
 
 @settings(max_examples=25, deadline=None)
-@given(name=HOSTILE, folder=FOLDER, plain=HOSTILE)
-def test_ray_and_local(name: str, folder: str, plain: str) -> None:
+@given(name=HOSTILE, folder=FOLDER, plain=HOSTILE, nodes=st.sampled_from([1, 2]))
+def test_ray_kuberay_and_local(name: str, folder: str, plain: str, nodes: int) -> None:
     with tempfile.TemporaryDirectory() as place:
         node = Node(Path(place))
-        spec = job(node.root, name, folder, plain, 1)
-        rendered = RayLauncher(python=node.python).render(spec)
-        command = shlex.split(rendered)
-        check_arguments(node.run(command[command.index("--") + 1 :]), spec)
-        assert node.plain == plain
-        assert shlex.split(LocalLauncher().render(spec))[-1] == str(Path(spec.output_uri) / "logs" / "spec.json")
+        spec = job(node.root, name, folder, plain, nodes)
+        rendered = shlex.split(RayLauncher(python=node.python).render(spec))
+        kuberay = KubeRayLauncher(
+            python=node.python, image="i", volume_claim="lake", mount_path=place, ray_version="2.60.0"
+        )
+        [ray_job] = json.loads(kuberay.render(spec))["items"]
+        for command in (rendered[rendered.index("--") + 1 :], ["sh", "-c", ray_job["spec"]["entrypoint"]]):
+            check_entry_point(node.run(command), spec)
+            assert node.plain == plain
+        words = shlex.split(LocalLauncher(python=node.python).render(spec))
+        assert words[0] == node.python and words[-1] == str(Path(spec.output_uri) / "logs" / "spec.json")
+
+
+def check_entry_point(arguments: list[str], spec: JobSpec) -> None:
+    """The job itself on one node, `ray_nodes` with the launch and the job on several."""
+    if spec.resources.nodes > 1:
+        assert arguments[:3] == ["-m", "resources.launchers.ray_nodes", "2"]
+        assert arguments[4:8] == [str(Request((spec,)).log), arguments[5], "-m", "accelerate.commands.launch"]
+        assert arguments[-4:-2] == ["--", "--module"]
+    assert arguments[-2:] == ["rluf_assets.jobs.adopt_tables", str(Path(spec.output_uri) / "logs" / "spec.json")]
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,24 +1,27 @@
-"""SlurmLauncher against a real one-node Slurm: what survives a killed orchestrator, a dead job, a scheduler away."""
+"""SlurmLauncher against a real Slurm: what survives a killed orchestrator, a dead job, a lost node, a scheduler away."""
 
 from __future__ import annotations
 
 import json
 import signal
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
+from dagster import DagsterRunStatus
+from dagster_graphql import DagsterGraphQLClient
 
 from resources.launchers.profile import build_launcher
 from resources.launchers.slurm import SlurmLauncher
-from resources.launchers.spec import JobSpec
+from resources.launchers.spec import JobResources, JobSpec
 from resources.profiles.launchers import SlurmSettings
 from rluf_assets.errors import JobFailed, SchedulerDown
 from rluf_assets.lake import read_artifact
-from tests.launchers.conftest import Slurm, Worker, adopt_spec, eventually, submissions, training_spec
+from tests.launchers.conftest import Slurm, Worker, adopt_spec, eventually, submissions, training_spec, two_node_spec
 
 pytestmark = pytest.mark.slow
 SETTINGS: dict[str, Any] = {"kind": "slurm", "poll_s": 0.3, "retry_wait_s": 0.2, "submit_attempts": 3}
@@ -187,13 +190,52 @@ def test_a_lost_node_is_named_and_the_retry_ends_with_the_same_bytes(
     one = worker(SETTINGS, spec)
     running(slurm, spec)
     eventually(lambda: list((tmp_path / "base_policy" / "checkpoints").glob("*")), "a checkpoint is saved")
-    with slurm.node_down():
+    with slurm.nodes_in("down"):
         assert one.finish() == 1
     assert one.said("lost its node")
     result = launcher().run(None, spec)
     original = next((tiny_home / "lake" / "base_policy").rglob("manifest.json"))
     assert result.artifact.content_hash == json.loads(original.read_text())["content_hash"]
     assert len(submissions(spec)) == 2
+
+
+def test_a_drained_node_ends_its_job_and_takes_no_other(slurm: Slurm, tmp_path: Path, worker: Start) -> None:
+    slow = tmp_path / "python"
+    slow.write_text(f'#!/bin/sh\nwhile [ ! -e "{tmp_path}/go" ]; do sleep 0.2; done\nexec "{sys.executable}" "$@"\n')
+    slow.chmod(0o700)
+    at_work, next_one = adopt_spec(tmp_path, name="at-work"), adopt_spec(tmp_path, name="next-one")
+    first = worker({**SETTINGS, "python": str(slow)}, at_work)
+    running(slurm, at_work)
+    with slurm.nodes_in("drain"):
+        second = worker(SETTINGS, next_one)
+        eventually(
+            lambda: second.said("waiting (Nodes_required_for_job_are_DOWN"), "the next job waits, and says for what"
+        )
+        (tmp_path / "go").touch()
+        assert first.finish() == 0, first.log.read_text()
+        assert read_artifact(next_one.output_uri) is None
+    assert second.finish() == 0, second.log.read_text()
+    assert len(submissions(at_work)) == len(submissions(next_one)) == 1
+
+
+def test_a_job_of_two_nodes_meets_at_the_first(slurm: Slurm, tiny_home: Path, tmp_path: Path) -> None:
+    spec = two_node_spec(tiny_home, tmp_path)
+    result = launcher(accelerate_config="cpu").run(None, spec)
+    assert result.artifact.metrics["ranks"] == 2
+    assert result.history is not None and result.history.submissions == 1
+    assert launcher().run(None, spec.model_copy(update={"resources": JobResources()})).reused
+
+
+def test_a_cancel_in_the_ui_ends_the_job(slurm: Slurm, tmp_path: Path, ui: Callable[..., DagsterGraphQLClient]) -> None:
+    spec = adopt_spec(tmp_path)
+    client = ui({**SETTINGS, "sbatch_arguments": ["--hold"]}, spec)
+    run_id = client.submit_job_execution("work")
+    job_id = submitted(spec)
+    eventually(lambda: client.get_run_status(run_id) is DagsterRunStatus.STARTED, "the run has started")
+    client.terminate_run(run_id)
+    eventually(lambda: slurm.state(job_id) == "CANCELLED", "the job is cancelled")
+    eventually(lambda: client.get_run_status(run_id) is DagsterRunStatus.CANCELED, "the run is shown as cancelled")
+    assert read_artifact(spec.output_uri) is None
 
 
 def test_the_tiny_graph_gives_the_same_artifacts_as_here(slurm: Slurm, tiny_home: Path, tmp_path: Path) -> None:
