@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from rluf_assets.chat import Message
-from rluf_assets.errors import DataError, MissingExtra
+from rluf_assets.errors import ArtifactMissing, DataError, MissingExtra
 from rluf_assets.workbench import REWARDS, Workbench
 
 if TYPE_CHECKING:
@@ -84,6 +84,12 @@ class Player:
 
     def _engine(self, candidate: str) -> TransformersEngine:
         if candidate not in self.engines:
+            made = self.bench.lake.partitions("crraft_policy")
+            if candidate not in made:
+                raise ArtifactMissing(
+                    f"crraft_policy[{candidate}]: this home has {', '.join(made) or 'no candidates yet'}. "
+                    "Name one of them, or materialise it first."
+                )
             folder = self.bench.lake.current("crraft_policy", candidate).uri
 
             def load() -> TransformersEngine:

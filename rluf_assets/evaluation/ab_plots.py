@@ -35,7 +35,7 @@ def readout_plots(readout: Readout, styles: Styles, control: str) -> list[Plot]:
     ]  # fmt: skip
     found = []
     for name, table, label, caption in shown:
-        if len(table):
+        if table["ci_low"].count():
             frame = table.select("candidate", label, value="lift", low="ci_low", high="ci_high")
             found.append(forest(name, frame, frame.columns[1], styles, caption))
     power = power_plot(whole)

@@ -142,7 +142,7 @@ DEFAULT_METRICS: tuple[Metric, ...] = (
 class ReadoutConfig(_Frozen):
     """A/B readout: which metrics, and how sure."""
 
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
 
     baseline: str = "baseline"
     metrics: tuple[Metric, ...] = DEFAULT_METRICS
@@ -165,7 +165,7 @@ class ReadoutConfig(_Frozen):
 class BacktestConfig(_Frozen):
     """Offline-online backtest over past launches."""
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     control: str = "control"
     resamples: int = Field(default=2000, ge=100)
@@ -177,7 +177,7 @@ class BacktestConfig(_Frozen):
 class ReleaseConfig(_Frozen):
     """What a candidate must show, and what counts as an unknown."""
 
-    version: ClassVar[str] = "4"
+    version: ClassVar[str] = "5"
 
     baseline: str = "baseline"
     control: str = Field(

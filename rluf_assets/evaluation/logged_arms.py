@@ -33,7 +33,7 @@ class ArmsConfig(BaseModel):
     """Which signal counts as love, and which arm the others are read against."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     signal: str
     baseline: str = Field(description="arm that the readout compares the others with")
     confidence: float = Field(0.95, gt=0.5, lt=1)

@@ -126,7 +126,8 @@ def reliability_plot(table: pl.DataFrame, love: str) -> Plot:
         )
     )  # fmt: skip
     ticks = _log_ticks(lowest, highest)
-    figure.update_xaxes(type="log", title=f"Predicted {love} rate", **ticks)
+    around = [math.log10(bound * factor) for bound, factor in ((lowest, 0.7), (highest, 1.4))]
+    figure.update_xaxes(type="log", title=f"Predicted {love} rate", range=around, **ticks)
     figure.update_yaxes(type="log", title=f"Observed {love} rate", **ticks)
     styled(figure, height=360, legend=False)
     rows = [
@@ -188,16 +189,17 @@ def backtest_plot(policies: pl.DataFrame, summary: Mapping[str, Any], love: str)
 def forest(name: str, table: pl.DataFrame, label: str, styles: Mapping[str, tuple[str, str]], caption: str) -> Plot:
     """Relative changes with intervals: one line per label, one marker per candidate.
 
-    table: candidate, the label column, value, low, high.
+    table: candidate, the label column, value, low, high. A change without an interval is not drawn, only told.
     """
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    labels = table[label].unique(maintain_order=True).to_list()
-    present = [c for c in styles if c in table["candidate"].to_list()]
+    drawn = table.drop_nulls(["value", "low", "high"])
+    labels = drawn[label].unique(maintain_order=True).to_list()
+    present = [c for c in styles if c in drawn["candidate"].to_list()]
     spread = 0.5 / max(len(present), 1)
     for k, candidate in enumerate(present):
-        own = table.filter((pl.col("candidate") == candidate) & pl.col("value").is_not_null())
+        own = drawn.filter(pl.col("candidate") == candidate)
         at = [labels.index(v) + (k - (len(present) - 1) / 2) * spread for v in own[label]]
         colour, symbol = styles[candidate]
         figure.add_trace(
@@ -217,6 +219,8 @@ def forest(name: str, table: pl.DataFrame, label: str, styles: Mapping[str, tupl
         for r in table.iter_rows(named=True)
     ]
     alt = "; ".join(f"{r[0]} {r[1]} {r[2]} ({r[3]})" for r in rows[:12])
+    untold = len(table) - len(drawn)
+    caption += f" {untold} without an interval stand only among the numbers." if untold else ""
     return Plot(name, figure, caption, alt, ("Candidate", label.capitalize(), "Change", "95% interval"), rows)
 
 

@@ -95,5 +95,6 @@ def _spoilt_doubts(row: Mapping[str, Any]) -> Doubts:
     figures: Figures = {"spoilt_mean": row["spoilt_mean"], "lowest_mean": row["lowest_mean"]}
     if row["spoilt_last"]:
         return [], figures
-    told = f"{row['spoilt_kind']} replies of {row['spoilt_of']} score {percent(row['spoilt_mean'])}"
-    return [f"{told}, not surely below {row['lowest_policy']}'s real ones ({percent(row['lowest_mean'])})"], figures
+    spoilt = f"{row['spoilt_kind']} ones of {row['spoilt_of']} {percent(row['spoilt_mean'])}"
+    real = f"{row['lowest_policy']}'s real ones {percent(row['lowest_mean'])}"
+    return [f"replies spoilt on purpose do not score last ({spoilt}, {real})"], figures

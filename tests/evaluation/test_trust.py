@@ -68,7 +68,10 @@ def test_spoilt_replies_must_surely_score_below_the_lowest_policy_of_the_run() -
         (evaluation_of(2, love=0.3, members=(-0.3, 0.0, 0.3)), "P[love]'s ensemble disagrees on 100.0% of its replies"),
         (evaluation_of(2, love=0.3, members=(-1.0, 0.0, 0.1)), "only 2 of 3 members of the ensemble see"),
         (evaluation_of(2, love=0.3, members=()), "P[love] has no ensemble to check it by"),
-        (evaluation_of(2, love=0.3, spoilt=2.0), "replies of b score 0.20%, not surely below"),
+        (
+            evaluation_of(2, love=0.3, spoilt=2.0),
+            "replies spoilt on purpose do not score last (shuffled ones of b 0.20%, a's",
+        ),
         (evaluation_of(2, love=0.3, spoilt=None), "no shuffled or truncated replies were scored"),
     ],
 )

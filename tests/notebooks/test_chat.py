@@ -34,7 +34,7 @@ def test_every_reply_comes_with_scores_and_verdicts(tiny_home: Path) -> None:
 
 
 def test_unknown_policies_are_named(tiny_home: Path) -> None:
-    with pytest.raises(ArtifactMissing, match=r"crraft_policy\[nobody\]"):
+    with pytest.raises(ArtifactMissing, match=r"crraft_policy\[nobody\]: this home has aggressive, baseline, moderate"):
         CliRunner().invoke(
             app, ["chat", "--policy", "nobody", "--home", str(tiny_home)], input="hi\n", catch_exceptions=False
         )

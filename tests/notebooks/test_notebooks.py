@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from rluf_assets import open_lake
+from rluf_assets.evaluation.readout import no_readout
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 PLOTS = {"1": 5, "2": 3, "3": 3, "4": 4, "5": 3}
@@ -39,9 +43,7 @@ def test_outputs_are_stripped(path: Path) -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_story_runs_on_the_tiny_lake(path: Path, tiny_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLUF_HOME", str(tiny_home))
-    book = nbformat.read(path, as_version=4)
-    NotebookClient(book, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
-    outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+    outputs = run_story(path)
     figures = [
         data["application/vnd.plotly.v1+json"] for data in _data(outputs) if "application/vnd.plotly.v1+json" in data
     ]
@@ -51,6 +53,28 @@ def test_story_runs_on_the_tiny_lake(path: Path, tiny_home: Path, monkeypatch: p
     assert SAID[path.name[0]] in said
     assert "nan" not in said.lower().split()
     assert not [output for output in outputs if output.output_type == "stream"], "warnings or progress bars on the page"
+
+
+@pytest.mark.xdist_group("demo")
+def test_the_last_story_does_without_an_ab_test(
+    tiny_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(tiny_home, home, ignore=shutil.ignore_patterns("dagster", "raw_*", "production_store"))
+    readout, folder = no_readout(), Path(open_lake(home).lake.current("ab_test_readout").uri)
+    for name, frame in (("readout", readout.metrics), ("checks", readout.checks), ("by_day", readout.days)):
+        frame.write_parquet(folder / f"{name}.parquet")
+    monkeypatch.setenv("RLUF_HOME", str(home))
+    said = "\n".join(str(data.get("text/markdown", "")) for data in _data(run_story(NOTEBOOKS[4])))
+    assert said.count("There is no A/B test in this lake") == 2
+    assert SAID["5"] in said
+
+
+def run_story(path: Path) -> list[dict]:
+    """Execute a notebook; every output of its code cells."""
+    book = nbformat.read(path, as_version=4)
+    NotebookClient(book, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+    return [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
 def _data(outputs: list[dict]) -> list[dict]:

@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 
 from rluf_assets.workbench import open_lake
+from tests.notebooks.test_notebooks import NOTEBOOKS, run_story
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "your-own-logs.md").read_text(encoding="utf-8")
@@ -106,3 +107,12 @@ def test_the_pages_show_no_undefined_figure(home: Path) -> None:
     assert "43 to 53 users" in index
     assert "2 messages (cut markup)" in index
     assert "What the simulation knows" not in index
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_stories_read_the_readers_own_lake(home: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLUF_HOME", str(home))
+    outputs = run_story(path)
+    assert any("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs)
+    assert not [output for output in outputs if output.output_type == "stream"], "warnings on the page"
