@@ -4,7 +4,7 @@ Critical expectations block what lies downstream, warnings do not. A run over ma
 frame with a row per day. The resource `lake` gives the artifacts; assets are named by key, none is imported.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
@@ -14,25 +14,35 @@ import polars as pl
 
 from data_checks.drift import TRAILING_DAYS, with_drift
 from data_checks.suites import CRITICAL, load_suite, run_suite, suite_path
+from resources.metadata import page_links
+from resources.profiles import PAGES_URL
 from rluf_assets.lake import Lake
 
+PARTITIONS_LINKED = 5
 Frame = Callable[[dg.AssetCheckExecutionContext, Lake], pl.DataFrame]
 
 
-def build_checks(folder: Path | None = None, signal: str = "love") -> list[dg.AssetChecksDefinition]:
+def build_checks(
+    folder: Path | None = None, signal: str = "love", pages_url: str = PAGES_URL
+) -> list[dg.AssetChecksDefinition]:
     """Checks of all suites; an analyst's own `<folder>/<name>.json` takes the packaged one's place.
 
-    `signal` is the one that the signal set is built from: its rate is `signal_rate` in the metrics of a day.
+    `signal` is the one that the signal set is built from: its rate is `signal_rate` in the metrics of a day. A check that
+    fails links the pages of its days, which are served at `pages_url`.
     """
     return [
         _checks_of(
-            "validated_replies", suite_path("validated_replies", folder), partial(_day_metrics, signal), key="day"
+            "validated_replies",
+            suite_path("validated_replies", folder),
+            partial(_day_metrics, signal),
+            "day",
+            pages_url,
         ),
-        _checks_of("signal_set", suite_path("signal_set", folder), _set_metrics, key=None),
+        _checks_of("signal_set", suite_path("signal_set", folder), _set_metrics, None, pages_url),
     ]
 
 
-def _checks_of(asset: str, path: Path, frame: Frame, key: str | None) -> dg.AssetChecksDefinition:
+def _checks_of(asset: str, path: Path, frame: Frame, key: str | None, pages_url: str) -> dg.AssetChecksDefinition:
     specs = [
         dg.AssetCheckSpec(
             entry["meta"]["name"],
@@ -46,7 +56,8 @@ def _checks_of(asset: str, path: Path, frame: Frame, key: str | None) -> dg.Asse
     @dg.multi_asset_check(name=f"{asset}_checks", specs=specs, can_subset=True, required_resource_keys={"lake"})
     def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         wanted = {check.name for check in context.selected_asset_check_keys}
-        metrics = frame(context, context.op_execution_context.resources.lake.lake)
+        lake: Lake = context.op_execution_context.resources.lake.lake
+        metrics = frame(context, lake)
         for outcome in run_suite(metrics, path, key=key):
             if outcome.name in wanted:
                 yield dg.AssetCheckResult(
@@ -55,10 +66,24 @@ def _checks_of(asset: str, path: Path, frame: Frame, key: str | None) -> dg.Asse
                     passed=outcome.passed,
                     severity=_severity(outcome.severity),
                     description=outcome.observed,
-                    metadata={"observed": outcome.observed, "expected": outcome.expected, "rows": metrics.height},
+                    metadata={
+                        "observed": outcome.observed,
+                        "expected": outcome.expected,
+                        "rows": metrics.height,
+                        **_pages_of(lake, asset, outcome.outside, pages_url),
+                    },
                 )
 
     return checks
+
+
+def _pages_of(lake: Lake, asset: str, partitions: Sequence[str], pages_url: str) -> dict[str, dg.UrlMetadataValue]:
+    """`<page> <partition>` -> address of the pages of the partitions that failed, for a person to look into them."""
+    return {
+        f"{name.removeprefix('page: ')} {partition}": link
+        for partition in partitions[:PARTITIONS_LINKED]
+        for name, link in page_links(lake.current(asset, partition), pages_url).items()
+    }
 
 
 def _severity(severity: str) -> dg.AssetCheckSeverity:

@@ -33,6 +33,7 @@ class CheckOutcome:
     expected: str
     severity: str
     description: str
+    outside: tuple[str, ...] = ()  # keys of the rows that fell outside, e.g. days
 
 
 def suite_path(name: str, folder: Path | None = None) -> Path:
@@ -124,6 +125,7 @@ def _outcome(frame: pl.DataFrame, entry: dict[str, Any], result: Any, key: str |
         expected=f"{entry['type']}({kwargs.get('column', '')}: {band})",
         severity=entry.get("severity", CRITICAL),
         description=meta.get("description", ""),
+        outside=tuple(str(row[key]) for row in (result.result or {}).get("unexpected_index_list") or [] if key),
     )
 
 

@@ -21,7 +21,7 @@ def build_resources(profile: Profile, home: Path) -> dict[str, Any]:
     )
     lake = LakeResource(root=str(home.resolve() / "lake"))
     needs = {name: settings.model_dump(mode="json") for name, settings in profile.jobs.items()}
-    stage = StageRunner(store=lake, launcher=launcher, seed=profile.seed, jobs=needs)
+    stage = StageRunner(store=lake, launcher=launcher, seed=profile.seed, jobs=needs, pages_url=profile.pages_url)
     return {"lake": lake, "stage": stage, "production": _production(profile, stage, home)}
 
 

@@ -6,7 +6,6 @@ content hash as data version, counts and figures as metadata, and the folder's p
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -14,8 +13,13 @@ from pydantic import BaseModel, Field
 
 from resources.launchers.base import Launcher
 from resources.launchers.spec import InputArtifact, JobResources, JobResult, JobSpec
+from resources.metadata import describe
+from resources.profiles import PAGES_URL
 from resources.profiles.launchers import JobSettings
+from rluf_assets.errors import JobFailed, JobRefused, SchedulerDown
 from rluf_assets.lake import Artifact, Lake, make_fingerprint
+
+RETRIES, RETRY_WAIT_S = 2, 10
 
 
 class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -45,6 +49,7 @@ class StageRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
     launcher: Launcher
     seed: int
     jobs: dict[str, Any] = Field(default_factory=dict, description="job -> the profile's JobSettings")
+    pages_url: str = Field(PAGES_URL, description="where the lake's HTML pages are served")
 
     @property
     def lake(self) -> Lake:
@@ -69,19 +74,19 @@ class StageRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Do the work of the asset (and partition) being materialised."""
         asset = context.asset_key.to_user_string()
         partition = context.partition_key if context.has_partition_key else None
-        result = self._finish(asset, partition, self.launcher.run(context, self.spec(asset, partition, work)))
+        result = self._finish(asset, partition, self._launch(context, [self.spec(asset, partition, work)])[0])
         return dg.MaterializeResult(
-            metadata=describe(result), data_version=dg.DataVersion(result.artifact.content_hash)
+            metadata=describe(result, self.pages_url), data_version=dg.DataVersion(result.artifact.content_hash)
         )
 
     def run_days(self, context: dg.AssetExecutionContext, works: Mapping[str, Work]) -> dg.MaterializeResult[Any]:
         """Do the work of a range of days in one run; every day gets its own artifact and metadata."""
         asset = context.asset_key.to_user_string()
         specs = [self.spec(asset, day, work) for day, work in works.items()]
-        results = self.launcher.run_many(context, specs)
+        results = self._launch(context, specs)
         for day, result in zip(works, results, strict=True):
             self._finish(asset, day, result)
-            context.add_asset_metadata(describe(result), partition_key=day)
+            context.add_asset_metadata(describe(result, self.pages_url), partition_key=day)
         hashes = {day: result.artifact.content_hash for day, result in zip(works, results, strict=True)}
         # Dagster takes one data version per step: a day alone has its own, a range the hash over its days'.
         version = next(iter(hashes.values())) if len(hashes) == 1 else make_fingerprint("days", None, hashes, 0)
@@ -92,47 +97,18 @@ class StageRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
         result = self.launcher.run(context, self.spec(name, None, work))
         return self._finish(name, None, result).artifact
 
+    def _launch(self, context: dg.AssetExecutionContext, specs: list[JobSpec]) -> list[JobResult]:
+        """Run the jobs; one that died (killed, out of memory, its scheduler away) is tried again and resumes.
+
+        A job that ended by an error of its own would end so again: that is not retried.
+        """
+        try:
+            return self.launcher.run_many(context, specs)
+        except JobRefused:
+            raise
+        except (JobFailed, SchedulerDown) as error:
+            raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=RETRY_WAIT_S) from error
+
     def _finish(self, asset: str, partition: str | None, result: JobResult) -> JobResult:
         self.lake.set_current(asset, partition, result.artifact)
         return result
-
-
-def describe(result: JobResult) -> dict[str, Any]:
-    """Dagster metadata of a job's result: counts, figures, where it is, what it cost, its pages."""
-    artifact, manifest = result.artifact, result.artifact.manifest
-    pages = {
-        f"page: {page.stem}": dg.MetadataValue.url(page.resolve().as_uri())
-        for page in sorted(Path(artifact.uri).glob("*.html"))
-    }
-    figures = {k: v for k, v in artifact.metrics.items() if isinstance(v, int | float | str | bool)}
-    return {
-        **{f"rows: {name}": count for name, count in artifact.rows.items()},
-        **figures,
-        **pages,
-        "path": dg.MetadataValue.path(artifact.uri),
-        "fingerprint": artifact.fingerprint[:16],
-        "reused": result.reused,
-        "wall_s": float(manifest["wall_s"]),
-        **{name: float(manifest[name]) for name in ("peak_memory_gb", "peak_gpu_memory_gb") if name in manifest},
-        **_accounting(result),
-    }
-
-
-def _accounting(result: JobResult) -> dict[str, Any]:
-    """What the job cost: hours of all submissions where a scheduler counted them, else of the one that published."""
-    manifest, history = result.artifact.manifest, result.history
-    needs = JobResources.model_validate(manifest["spec"]["resources"])
-    seconds = max(float(manifest["wall_s"]), history.run_s if history else 0.0)
-    hours = {
-        "node_hours": round(seconds * needs.nodes / 3600, 6),
-        "gpu_hours": round(seconds * needs.nodes * needs.gpus_per_node / 3600, 6),
-    }
-    if history is None:
-        return hours
-    return {
-        **hours,
-        "scheduler": history.launcher,
-        "job_id": history.job_id,
-        "queue_s": history.queue_s,
-        "retries": history.submissions - 1,
-    }

@@ -29,6 +29,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from resources.pages import serve_pages
 from resources.profiles import CANDIDATES_FILE, SETTINGS_FILE, load_profile, packaged
 from rluf_assets.errors import ConfigError, JobFailed
 from rluf_assets.lake import read_json, write_json
@@ -40,6 +41,9 @@ WORKERS = 2  # two single-thread jobs side by side beat one job with two threads
 
 DAGSTER_YAML = """telemetry:
   enabled: false
+# Whether assets are as fresh as their policies ask is evaluated by the daemon that `rluf ui` runs.
+freshness:
+  enabled: true
 """
 
 
@@ -187,8 +191,17 @@ def last_progress(home: Path, unit: Unit, elapsed_s: float) -> str:
 
 
 def open_ui(home: Path, host: str, port: int) -> None:
-    """Serve the Dagster UI for a home folder until interrupted. Raises ConfigError where there is no such home."""
+    """Serve the Dagster UI for a home folder, and the pages that it links, until interrupted.
+
+    Raises ConfigError where there is no such home, or the port of its pages is taken.
+    """
     require_home(home)
+    make_folders(home)
+    load_code_location(home)
+    from rluf_assets.partitions import register_candidates
+
+    with dg.DagsterInstance.get() as instance:
+        register_candidates(instance)
     environment = {
         **os.environ,
         HOME_VARIABLE: str(home.resolve()),
@@ -196,7 +209,11 @@ def open_ui(home: Path, host: str, port: int) -> None:
         "DAGSTER_DISABLE_TELEMETRY": "yes",
     }
     command = ["dagster", "dev", "-m", "rluf_assets.definitions", "--host", host, "--port", str(port)]
-    subprocess.run([sys.executable, "-m", *command], env=environment, check=False)
+    with serve_pages(home, load_profile(home).pages_url) as pages:
+        print(
+            f"Dagster: http://{host}:{port}" + (f"   reports: {pages}/reports/index.html" if pages else ""), flush=True
+        )
+        subprocess.run([sys.executable, "-m", *command], env=environment, check=False)
 
 
 class MemoryWatch:

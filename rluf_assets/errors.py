@@ -32,6 +32,10 @@ class JobFailed(RlufError, RuntimeError):
     """A job ended without publishing its artifact; the message holds its last log lines."""
 
 
+class JobRefused(JobFailed):
+    """A job ended by an error of this tree: asked again it would end the same way, so it is not retried."""
+
+
 class TrainingError(RlufError, RuntimeError):
     """Training or optimisation cannot go on (non-finite loss, too many NaN rewards, nothing survives the judges)."""
 

@@ -19,7 +19,8 @@ from pydantic import Field
 from resources.launchers.base import Launcher, Request, job_environment, write_private
 from resources.launchers.pipes import pipes_session
 from resources.launchers.spec import JobHistory, JobResult, JobSpec
-from rluf_assets.errors import JobFailed, SchedulerDown
+from rluf_assets.errors import JobFailed, JobRefused, SchedulerDown
+from rluf_assets.jobs.runner import REFUSED
 from rluf_assets.lake import Artifact, read_artifact
 
 Interrupted = (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
@@ -197,7 +198,8 @@ class ClusterLauncher(Launcher):
                     return
                 ended_at = ended_at or time.monotonic()
                 if seen.state == "failed" or time.monotonic() - ended_at > PUBLISH_GRACE_S:
-                    raise JobFailed(self._obituary(request, submission, seen))
+                    refused = _exit_status(request) == REFUSED
+                    raise (JobRefused if refused else JobFailed)(self._obituary(request, submission, seen))
             time.sleep(self.poll_s if ended_at is None else 0.5)
 
     def _obituary(self, request: Request, submission: Submission, seen: Sighting) -> str:
@@ -229,6 +231,13 @@ def gone(request: Request, scheduler: str) -> Sighting:
     status = record.read_text().strip()
     ended = record.stat().st_mtime
     return Sighting("done" if status == "0" else "failed", f"ended with exit status {status}", None, ended)
+
+
+def _exit_status(request: Request) -> int | None:
+    """What the job's script wrote down when it ended; None where it was killed before it could."""
+    record = request.folder / "exit_status"
+    status = record.read_text().strip() if record.exists() else ""
+    return int(status) if status.isdigit() else None
 
 
 def _published(request: Request) -> list[Artifact] | None:

@@ -20,8 +20,8 @@ from pydantic import Field
 
 from resources.launchers.base import Launcher, Request, job_command, job_environment, write_private
 from resources.launchers.spec import JobResult, JobSpec
-from rluf_assets.errors import JobFailed
-from rluf_assets.jobs.runner import run_job
+from rluf_assets.errors import JobFailed, JobRefused
+from rluf_assets.jobs.runner import REFUSED, run_job
 from rluf_assets.lake import read_artifact
 
 
@@ -88,7 +88,7 @@ class LocalLauncher(Launcher):
             ) as session:
                 status = self._run_process(request, session.get_bootstrap_env_vars())
         if status != 0:
-            raise JobFailed(
+            raise (JobRefused if status == REFUSED else JobFailed)(
                 f"{request.spec.name}: the job ended with exit status {status}. Last lines of its log:\n"
                 f"{request.tail()}"
             )

@@ -38,6 +38,7 @@ from rluf_assets.rewards.config import RewardConfig
 Settings = TypeVar("Settings", bound=BaseModel)
 SETTINGS_FILE = "rluf.yaml"
 CANDIDATES_FILE = "candidates.yaml"
+PAGES_URL = "http://127.0.0.1:3001"
 ENVIRONMENT_PREFIX = "RLUF__"
 
 
@@ -95,6 +96,9 @@ class Profile(_Frozen):
     launchers: dict[str, LauncherSettings] = Field({}, description="more launchers, by the name that `jobs` uses")
     jobs: dict[str, JobSettings] = Field({}, description="job -> its launcher and what it needs from it")
     plan: PlanSettings = PlanSettings()
+    pages_url: str = Field(
+        PAGES_URL, description="where the lake's HTML pages are served: `rluf ui` does it if this is on loopback"
+    )
     production: SimulatedSettings | LoggedSettings = Field(discriminator="kind")
     validated_replies: ContractConfig = ContractConfig()
     signal_audit: SignalAuditConfig = SignalAuditConfig()

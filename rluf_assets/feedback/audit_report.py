@@ -12,7 +12,7 @@ from rluf_assets.feedback.audit import CONTROLS, Audit
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_STYLE = (
+STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;font-size:14px}"
     "td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right}"
@@ -39,7 +39,7 @@ def report(audit: Audit) -> str:
     figures = [returning(audit), volume(audit), over_time(audit), by_use_case(audit)]
     plots = "\n".join(pio.to_html(figure, full_html=False, include_plotlyjs=False) for figure in figures)
     return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Signal audit</title><style>{_STYLE}</style>"
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Signal audit</title><style>{STYLE}</style>"
         f"<script>{get_plotlyjs()}</script></head><body><h1>Which signal can we trust?</h1>"
         f"<p class='say'>{html.escape(conclusion(audit))}</p>{plots}{_table(audit.table)}</body></html>"
     )

@@ -30,6 +30,8 @@ EXTRA_OF = {
     "torch": "train", "transformers": "train", "accelerate": "train", "tokenizers": "train", "peft": "train",
     "safetensors": "train", "deepspeed": "deepspeed", "vllm": "vllm",
 }  # fmt: skip
+# Exit status of a job that ended by an error of the toolkit's own: not worth a retry.
+REFUSED = 3
 RECORDED_VERSIONS = ("polars", "numpy", "torch", "transformers", "accelerate")
 
 
@@ -138,7 +140,8 @@ def main(stage: Stage, argv: Sequence[str] | None = None, *, every_rank: bool = 
                 run_job(spec, stage, log)
     except RlufError as error:
         # The launcher shows the last lines of the log: keep them to the message people need.
-        raise SystemExit(f"{type(error).__name__}: {error}") from error
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(REFUSED) from error
 
 
 class _pipes_log:

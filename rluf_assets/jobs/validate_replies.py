@@ -1,7 +1,7 @@
 """Job: one day of validated replies with labels, the accepted messages, and the quarantine beside them.
 
 Inputs `messages` and `reactions` (the day), `previous_messages` and `next_reactions` (optional). Writes
-`replies.parquet`, `messages.parquet`, `quarantine.parquet`, `metrics.parquet`.
+`replies.parquet`, `messages.parquet`, `quarantine.parquet` with `quarantine.html`, `metrics.parquet`.
 Run: `python -m rluf_assets.jobs.validate_replies SPEC.json`.
 """
 
@@ -21,6 +21,7 @@ def run(job: Job) -> Produced:
     from data_checks.metrics import partition_metrics
     from rluf_assets.feedback.config import ContractConfig
     from rluf_assets.feedback.contract import validate
+    from rluf_assets.feedback.quarantine_page import quarantine_page
     from rluf_assets.feedback.sources import structural_errors
 
     config = ContractConfig.model_validate(job.config)
@@ -38,6 +39,8 @@ def run(job: Job) -> Produced:
     for name in ("replies", "messages", "quarantine"):
         getattr(validated, name).write_parquet(job.out / f"{name}.parquet")
     metrics.write_parquet(job.out / "metrics.parquet")
+    page = quarantine_page(validated.quarantine, validated.accounting, config.day)
+    (job.out / "quarantine.html").write_text(page, encoding="utf-8")
     counts = asdict(validated.accounting)
     job.progress(1, 1, f"{counts['replies']} replies, {validated.quarantine.height} rows set aside")
     rates = {

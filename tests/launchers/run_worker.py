@@ -13,7 +13,7 @@ import dagster as dg
 
 from resources.launchers.profile import DEFAULT, ProfileLauncher
 from resources.launchers.spec import JobSpec
-from resources.stage import describe
+from resources.metadata import describe
 
 order = json.loads(Path(os.environ["RLUF_TEST_ORDER"]).read_text())
 spec = JobSpec.model_validate(order["spec"])
