@@ -24,7 +24,7 @@ class OnceKilled(LocalLauncher):
     """Its first job dies of SIGKILL, as one does that the kernel ends for its memory."""
 
     def _run_process(self, request: Request, pipes: Mapping[str, str]) -> int:
-        killed = Path(request.spec.output_uri).parents[2] / "killed"
+        killed = Path(request.spec.output_uri).parents[3] / "killed"
         if killed.exists():
             return super()._run_process(request, pipes)
         killed.touch()
