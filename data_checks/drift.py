@@ -27,12 +27,12 @@ def histograms(replies: pl.LazyFrame) -> pl.LazyFrame:
         pl.lit("other"),
     )
     values = {
-        "turns": pl.col("turn_index").clip(0, 9).cast(pl.String),
-        "reply_length": content.str.len_chars().add(1).log(2).floor().cast(pl.Int32).cast(pl.String),
-        "use_cases": pl.col("use_case").fill_null("unknown"),
-        "locales": pl.col("locale").fill_null("unknown"),
-        "hours": pl.col("created_at").dt.hour().cast(pl.String).fill_null("unknown"),
-        "policies": pl.col("policy_version").fill_null("unknown"),
+        "turns": pl.col("turn_index").clip(0, 9),
+        "reply_length": content.str.len_chars().add(1).log(2).floor().cast(pl.Int32),
+        "use_cases": pl.col("use_case"),
+        "locales": pl.col("locale"),
+        "hours": pl.col("created_at").dt.hour(),
+        "policies": pl.col("policy_version"),
     }
     scripts = replies.head(_SCRIPT_ROWS).select(_counted(script, "scripts"))
     return pl.concat([replies.select(_counted(one, name) for name, one in values.items()), scripts], how="horizontal")
@@ -52,7 +52,8 @@ def with_drift(metrics: pl.DataFrame) -> pl.DataFrame:
 
 def _counted(values: pl.Expr, name: str) -> pl.Expr:
     counts = values.alias("value").value_counts(sort=True, name="n")
-    return counts.struct.with_fields(pl.field("n").cast(pl.Int64)).implode().alias(f"hist_{name}")
+    named = pl.field("value").cast(pl.String).fill_null("unknown")
+    return counts.struct.with_fields(named, pl.field("n").cast(pl.Int64)).implode().alias(f"hist_{name}")
 
 
 def _psi(days: pl.Series, counts: pl.DataFrame) -> list[float | None]:

@@ -35,13 +35,13 @@ def partition_metrics(validated: Validated, signals: tuple[str, ...], day: date 
         pl.col("created_at").min().dt.date().alias("first_day"),
         *(pl.col(label_column(signal)).mean().cast(pl.Float64).alias(f"rate_{signal}") for signal in signals),
         pl.col("reactions_shown").mean().alias("shown_share"),
-        pl.col("message_id").is_duplicated().mean().fill_null(0).alias("duplicate_reply_rate"),
+        pl.col("message_id").hash().is_duplicated().mean().fill_null(0).alias("duplicate_reply_rate"),
         pl.any_horizontal(pl.col("message_id", "conversation_id", "user_id").is_null())
         .mean()
         .fill_null(0)
         .alias("null_id_rate"),
-        pl.col("user_id").n_unique().alias("users"),
-        pl.col("conversation_id").n_unique().alias("conversations"),
+        pl.col("user_id").hash().n_unique().alias("users"),
+        pl.col("conversation_id").hash().n_unique().alias("conversations"),
         (pl.col("turn_index") + 1).mean().alias("turns_mean"),
         chars.mean().alias("reply_chars_mean"),
         chars.quantile(0.95).alias("reply_chars_p95"),

@@ -19,6 +19,11 @@ from rluf_assets.feedback.labels import label_replies
 from rluf_assets.feedback.redaction import redact_column
 from rluf_assets.feedback.schemas import MESSAGES, QUARANTINE, REACTIONS, REPLY_COLUMNS, label_column
 
+# Enough to judge today's rows by, and the reactions to yesterday's.
+_OF_THE_DAY_BEFORE = [
+    "conversation_id", "message_id", "turn_index", "role", "content", "user_id", "created_at", "reactions_shown",
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Accounting:
@@ -73,24 +78,21 @@ def validate(
     after) labels late replies. Rows of either are judged in their own partition, not here. Raises DataError if the
     result does not add up.
     """
-    judged, redacted = redact_column(
-        _cut(judge_messages(messages, config, previous_messages), config), "content", config.redaction
-    )
+    today = messages.collect(engine="streaming")
+    before = None if previous_messages is None else previous_messages.select(_OF_THE_DAY_BEFORE).collect()
+    judged, redacted = redact_column(_cut(judge_messages(today, config, before), config), "content", config.redaction)
     accepted = judged.filter(pl.col("defect").is_null())
-    reactions = mark_bursts(reactions, config)
-    next_reactions = None if next_reactions is None else mark_bursts(next_reactions, config)
-    events = [reactions] if next_reactions is None else [reactions, next_reactions]
-    known = _targets(judged, previous_messages, pl.concat([one.select("message_id") for one in events]))
-    marked = judge_reactions(reactions, known.lazy(), config).collect(engine="streaming")
-    labelling = [marked.lazy()]
-    if next_reactions is not None:
+    # From here on all is small or in memory already.
+    events = [mark_bursts(one, config).collect() for one in (reactions, next_reactions) if one is not None]
+    known = _targets(judged, before, pl.concat([one["message_id"] for one in events])).lazy()
+    marked = judge_reactions(events[0].lazy(), known, config).collect()
+    labelling = [marked]
+    for one in events[1:]:
         later = config.model_copy(update={"day": None})
-        mine = next_reactions.join(accepted.lazy().select("message_id"), on="message_id", how="semi")
-        labelling.append(judge_reactions(mine, known.lazy(), later))
-    events_seen = pl.concat(labelling)
-    replies = label_replies(
-        accepted.lazy().filter(pl.col("role") == "assistant"), events_seen, config
-    ).collect(engine="streaming")  # fmt: skip
+        mine = one.lazy().join(accepted.lazy().select("message_id"), on="message_id", how="semi", maintain_order="left")
+        labelling.append(judge_reactions(mine, known, later).collect())
+    answers = accepted.filter(pl.col("role") == "assistant")
+    replies = label_replies(answers, pl.concat(labelling), config)
     quarantine = pl.concat(
         [_quarantine(judged, "messages", list(MESSAGES)), _quarantine(marked, "reactions", list(REACTIONS))]
     )
@@ -106,32 +108,32 @@ def validate(
     )
 
 
-def _targets(judged: pl.DataFrame, previous: pl.LazyFrame | None, wanted: pl.LazyFrame) -> pl.DataFrame:
+def _targets(judged: pl.DataFrame, before: pl.DataFrame | None, wanted: pl.Series) -> pl.DataFrame:
     """What the reactions in `wanted` can be about: one row per message id, the accepted one where there are several."""
-    sources = [judged.lazy()]
-    if previous is not None:
-        sources.append(previous.with_columns(defect=pl.lit(None, pl.String)))
+    sources = [judged] if before is None else [judged, before.with_columns(defect=pl.lit(None, pl.String))]
     columns = {
         "target_role": "role", "target_created_at": "created_at", "target_shown": "reactions_shown",
         "target_defect": "defect", "target_user_id": "user_id",
     }  # fmt: skip
-    found = pl.concat([
-        source.select("message_id", **columns).join(wanted, on="message_id", how="semi") for source in sources
-    ]).collect(engine="streaming")  # fmt: skip
-    return found.sort(pl.col("target_defect").is_not_null(), maintain_order=True).unique(
-        "message_id", keep="first", maintain_order=True
+    ids = wanted.hash().unique()
+    near = [one.select("message_id", **columns).filter(pl.col("message_id").hash().is_in(ids.implode()))
+            for one in sources]  # fmt: skip
+    return (
+        pl.concat(near)
+        .sort(pl.col("target_defect").is_not_null(), maintain_order=True)
+        .unique("message_id", keep="first", maintain_order=True)
     )
 
 
 def _cut(judged: pl.DataFrame, config: ContractConfig) -> pl.DataFrame:
     """Overlong text goes to the quarantine cut to the length that was allowed, with how long it was."""
+    if not (judged["defect"] == "overlong_text").any():
+        return judged
     long = pl.col("defect") == "overlong_text"
     head = pl.format(
         "{} [{} characters]", pl.col("content").str.head(config.max_chars), pl.col("content").str.len_chars()
     )
-    return judged if judged.filter(long).is_empty() else judged.with_columns(
-        content=pl.when(long).then(head).otherwise("content")
-    )  # fmt: skip
+    return judged.with_columns(content=pl.when(long).then(head).otherwise("content"))
 
 
 def _quarantine(rows: pl.DataFrame, table: str, columns: list[str]) -> pl.DataFrame:
@@ -153,7 +155,7 @@ def _account(
         reactions_in=reactions.height,
         reactions_accepted=int(reactions["defect"].null_count()),
         reactions_quarantined=aside.get("reactions", 0),
-        replies=messages.filter(pl.col("defect").is_null(), pl.col("role") == "assistant").height,
-        mature=replies.filter(pl.col("status") == "mature").height,
-        pending=replies.filter(pl.col("status") == "pending").height,
+        replies=int((messages["defect"].is_null() & (messages["role"] == "assistant")).sum()),
+        mature=int((replies["status"] == "mature").sum()),
+        pending=int((replies["status"] == "pending").sum()),
     )

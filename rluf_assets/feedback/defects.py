@@ -12,6 +12,7 @@ from typing import TypeVar
 import polars as pl
 
 from rluf_assets.feedback.config import ContractConfig
+from rluf_assets.feedback.screens import ROLES, suspect_conversations, suspect_messages, touching
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 # An opening tag that breaks off at or within an attribute's value; no tag is longer than what is looked at.
@@ -55,24 +56,42 @@ REACTION_DEFECTS = {
 
 
 def judge_messages(
-    messages: pl.LazyFrame, config: ContractConfig, previous: pl.LazyFrame | None = None
+    messages: pl.DataFrame, config: ContractConfig, previous: pl.DataFrame | None = None
 ) -> pl.DataFrame:
-    """The day's messages with `source_row` and `defect` (null: accepted), in source order."""
-    rows = [messages.with_row_index("source_row").with_columns(earlier=False, defect=_message_defect(config))]
+    """The day's messages with `source_row` and `defect` (null: accepted), in source order.
+
+    `previous`: the day before, of which only what touches this day counts (turn order, message ids).
+    """
+    rows, before = [messages.with_columns(_row_defects(messages, config))], 0
     if previous is not None:
-        # Only what touches this day: its conversations (turn order, context) and its message ids (duplicates).
-        ids = messages.select("conversation_id", "message_id").collect(engine="streaming")
-        known = [pl.col(name).is_in(ids[name].implode()) for name in ids.columns]
-        near = previous.filter(pl.any_horizontal(known))
-        lenient = config.model_copy(update={"day": None})
-        rows.insert(0, near.with_row_index("source_row").with_columns(earlier=True, defect=_message_defect(lenient)))
-    judged = pl.concat(rows).with_row_index("position").collect(engine="streaming")
-    again = ~pl.struct("message_id", pl.col("defect").is_null()).is_first_distinct()
-    judged = judged.pipe(_name_where, again, "duplicate_id")
-    named = judged.select("position").join(
-        _judge_conversations(judged, config), on="position", how="left", maintain_order="left"
-    )
-    return judged.with_columns(named["defect"]).filter(~pl.col("earlier")).drop("earlier", "position")
+        near, lenient = touching(previous, messages), config.model_copy(update={"day": None})
+        rows.insert(0, near.with_columns(_row_defects(near, lenient)))
+        before = near.height
+    judged = pl.concat(rows, how="diagonal").select(rows[-1].columns)
+    judged = judged.with_columns(_repeated_ids(judged))
+    suspects = suspect_conversations(judged, timed=config.time == "logged").arg_true()
+    if not suspects.is_empty():
+        close = judged[suspects].with_row_index("position")
+        found = _judge_conversations(close, config).sort("position")["defect"]
+        judged = judged.with_columns(judged["defect"].scatter(suspects, found))
+    return judged[before:].with_row_index("source_row")
+
+
+def _row_defects(rows: pl.DataFrame, config: ContractConfig) -> pl.Series:
+    """`defect` of each row by itself; only those that the screen lets through are looked at closely."""
+    times = pl.any_horizontal(pl.lit(False), *_time_checks("created_at", config).values())
+    suspects = rows.select(suspect_messages(config, times)).to_series().arg_true()
+    defects = pl.repeat(None, rows.height, dtype=pl.String, eager=True).alias("defect")
+    return defects.scatter(suspects, rows[suspects].select(_message_defect(config)).to_series())
+
+
+def _repeated_ids(rows: pl.DataFrame) -> pl.Series:
+    """`defect`, with the later ones of sound rows that share a message id named."""
+    again = rows["message_id"].hash().is_duplicated().arg_true()
+    if again.is_empty():
+        return rows["defect"]
+    later = ~pl.struct("message_id", pl.col("defect").is_null()).is_first_distinct()
+    return rows["defect"].scatter(again, _name_where(rows[again], later, "duplicate_id")["defect"])
 
 
 def judge_reactions(reactions: pl.LazyFrame, targets: pl.LazyFrame, config: ContractConfig) -> pl.LazyFrame:
@@ -120,7 +139,7 @@ def _message_defect(config: ContractConfig) -> pl.Expr:
     content, turn = pl.col("content"), pl.col("turn_index")
     checks = {
         "missing_id": _blank("conversation_id", "message_id", "user_id"),
-        "unknown_role": ~pl.col("role").is_in(["system", "user", "assistant"]).fill_null(False),
+        "unknown_role": ~pl.col("role").is_in(list(ROLES)).fill_null(False),
         "bad_turn_index": turn.is_null() | ((turn < 0) & (pl.col("role") != "assistant")),
         **_time_checks("created_at", config),
         "empty_text": (content.str.strip_chars() == "").fill_null(True),
@@ -128,7 +147,7 @@ def _message_defect(config: ContractConfig) -> pl.Expr:
         "cut_markup": content.str.tail(_TAG_CHARS).str.contains(_CUT_TAG),
         "invalid_text": content.str.contains("\ufffd", literal=True),
     }
-    return _first_that_applies(checks)
+    return _first_that_applies(checks).alias("defect")
 
 
 def _reaction_defect(config: ContractConfig) -> pl.Expr:
@@ -186,7 +205,7 @@ def _judge_conversations(rows: pl.DataFrame, config: ContractConfig) -> pl.DataF
 def _judge_order(rows: pl.DataFrame) -> pl.DataFrame:
     """Name rows whose time runs against the turns: earlier than the conversation's start, or than an earlier turn."""
     # User before assistant within a turn; a defective row has no say in what came before.
-    rank = pl.col("role").replace_strict({"system": 0, "user": 1, "assistant": 2}, default=3, return_dtype=pl.Int8)
+    rank = pl.col("role").replace_strict(ROLES, default=3, return_dtype=pl.Int8)
     ranked = rows.with_columns(rank=rank, clock=pl.when(pl.col("defect").is_null()).then("created_at"))
     # Where turns and times rise as the rows came there is nothing to find: only other conversations are sorted.
     keys = {"place": pl.col("turn_index").cast(pl.Int64) * 4 + pl.col("rank"), "time": pl.col("clock").to_physical()}
@@ -220,4 +239,5 @@ def _blank(*columns: str) -> pl.Expr:
 
 
 def _instant(moment: datetime) -> pl.Expr:
-    return pl.lit(moment).cast(pl.Datetime("us", "UTC"))
+    # Made of microseconds: a literal of a zoned moment costs a millisecond.
+    return pl.lit(round(moment.timestamp() * 1e6)).cast(pl.Datetime("us", "UTC"))

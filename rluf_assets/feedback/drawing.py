@@ -7,7 +7,7 @@ is kept, for `rluf trace`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -17,7 +17,7 @@ from rluf_assets.feedback.duplicates import near_duplicates
 from rluf_assets.feedback.prompts import allocate
 from rluf_assets.feedback.sampling import cap_per_user, exact_counts, stable_uniform
 from rluf_assets.feedback.splits import HOLDOUT, TRAIN
-from rluf_assets.feedback.windows import ConversationPool
+from rluf_assets.feedback.windows import ConversationPool, prompt_keys
 
 # Drawn beyond need, for what caps and duplicates will take; doubled until it is enough.
 _RESERVE = 1.25
@@ -65,7 +65,7 @@ def stratum(config: SignalSetConfig) -> pl.Expr:
 
 
 def draw(
-    staged: pl.LazyFrame,
+    possible: Callable[[float], pl.LazyFrame],
     messages: pl.LazyFrame,
     config: SignalSetConfig,
     seed: int,
@@ -73,12 +73,15 @@ def draw(
     *,
     natural: bool,
 ) -> Drawn:
-    """Draw, clean, and draw again with more reserve if caps and duplicates left too few."""
+    """Draw, clean, and draw again with more reserve if caps and duplicates left too few.
+
+    `possible` gives the staged replies that can be drawn where no bar is higher than the given one.
+    """
     share, reserve = config.target_positive_rate, _RESERVE
     wanted = exact_counts(eligible.positives, eligible.negatives, share, config.max_train_rows)[1]
     while True:
         bars = _bars(eligible, config, wanted, reserve, natural=natural)
-        rows = _drawn_rows(staged, bars, seed, natural=natural).sort("created_at", "message_id")
+        rows = _drawn_rows(possible(max(bars.values())), bars, seed, natural=natural).sort("created_at", "message_id")
         holdout, drawn = rows.filter(pl.col("stage") == HOLDOUT), rows.filter(pl.col("stage") == TRAIN)
         pool = ConversationPool(rows["conversation_id"], messages)
         drawn = pool.contexts(drawn, config.ctx_turns)
@@ -156,8 +159,9 @@ def _clean(result: Drawn, config: SignalSetConfig, *, natural: bool) -> None:
     _step(result, "user_cap", cap_per_user(result.train, config.user_cap, *([] if natural else ["label"])))
     kept, own = result.train, ["user_id"] if config.duplicates == "per_user" else []
     if config.duplicates != "keep":
-        same = ["label", "prompt_key", "completion", *own]
-        _step(result, "duplicate", kept.unique(same, keep="first", maintain_order=True))
+        keyed = kept.with_columns(prompt_keys(kept["prompt"]))
+        unique = keyed.unique(["label", "prompt_key", "completion", *own], keep="first", maintain_order=True)
+        _step(result, "duplicate", unique.drop("prompt_key"))
         kept = result.train
     if config.duplicates != "keep" and config.near_duplicate is not None and not kept.is_empty():
         asked = pl.col("prompt").list.last().struct.field("content")

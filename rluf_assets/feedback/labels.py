@@ -12,7 +12,7 @@ from rluf_assets.feedback.config import ContractConfig
 from rluf_assets.feedback.schemas import TIME, label_column
 
 
-def label_replies(replies: pl.LazyFrame, reactions: pl.LazyFrame, config: ContractConfig) -> pl.LazyFrame:
+def label_replies(replies: pl.DataFrame, reactions: pl.DataFrame, config: ContractConfig) -> pl.DataFrame:
     """Accepted replies with `status` (mature or pending) and `label_<signal>` (1, 0, null), in the order given.
 
     `reactions`: judged events with `source_row`; accepted ones count, and of equal times the later row wins. What a
@@ -29,20 +29,29 @@ def label_replies(replies: pl.LazyFrame, reactions: pl.LazyFrame, config: Contra
     set_ones = last.group_by("message_id").agg(
         (pl.col("signal") == signal).any().alias(f"set_{signal}") for signal in config.signals
     )
-    labelled = replies.join(set_ones, on="message_id", how="left", maintain_order="left").with_columns(
+    # Few replies have a reaction: theirs are found by the small side, and written into columns of silence.
+    heard = set_ones.join(scripted, on="message_id", how="full", coalesce=True)
+    ids = replies.select("message_id").with_row_index("row")
+    ids = ids.filter(pl.col("message_id").hash().is_in(heard["message_id"].hash().implode()))
+    heard = heard.join(ids, on="message_id")
+    facts = {name: _spread(heard, name, replies.height) for name in heard.columns if name not in ("message_id", "row")}
+    shown = pl.col("reactions_shown")
+    labelled = replies.with_columns(
         status=pl.when(_mature(config)).then(pl.lit("mature")).otherwise(pl.lit("pending")),
         # Declared for what the source does not say; what it does say stands.
-        reactions_shown=pl.col("reactions_shown").fill_null(True)
-        if config.exposure == "all_shown"
-        else pl.col("reactions_shown"),
+        reactions_shown=shown.fill_null(True) if config.exposure == "all_shown" else shown,
     )
-    labelled = labelled.join(scripted, on="message_id", how="left", maintain_order="left")
-    offered = pl.col("reactions_shown").fill_null(False) & pl.col("scripted").is_null()
-    known = (pl.col("status") == "mature") & offered
+    known = (pl.col("status") == "mature") & pl.col("reactions_shown").fill_null(False) & ~facts["scripted"]
     return labelled.with_columns(
-        pl.when(known).then(pl.col(f"set_{signal}").fill_null(False).cast(pl.Int8)).alias(label_column(signal))
+        pl.when(known).then(facts[f"set_{signal}"].cast(pl.Int8)).alias(label_column(signal))
         for signal in config.signals
-    ).drop(f"set_{signal}" for signal in config.signals)
+    )
+
+
+def _spread(heard: pl.DataFrame, name: str, rows: int) -> pl.Series:
+    """True in the rows for which `heard` says so."""
+    where = heard.filter(pl.col(name).fill_null(False))["row"]
+    return pl.repeat(False, rows, dtype=pl.Boolean, eager=True).alias(name).scatter(where, True)
 
 
 def _mature(config: ContractConfig) -> pl.Expr:

@@ -14,7 +14,7 @@ from rluf_assets.errors import ConfigError, DataError
 from rluf_assets.feedback.config import PromptsConfig
 from rluf_assets.feedback.sampling import stable_uniform
 from rluf_assets.feedback.splits import HOLDOUT, TRAIN, split_users
-from rluf_assets.feedback.windows import ConversationPool
+from rluf_assets.feedback.windows import ConversationPool, prompt_keys
 
 SPLITS = {HOLDOUT: "evaluation", TRAIN: "optimisation"}
 COLUMNS = ["prompt_id", "prompt", "use_case", "turn_index", "split"]
@@ -48,6 +48,7 @@ def build_prompts(replies: pl.LazyFrame, messages: pl.LazyFrame, config: Prompts
     )
     rows = drawn.unique("conversation_id", keep="first", maintain_order=True)
     rows = ConversationPool(rows["conversation_id"], messages).contexts(rows, config.ctx_turns)
+    rows = rows.with_columns(prompt_keys(rows["prompt"]))
     # Evaluation prompts first: of two equal prompts the optimisation split gives way.
     rows = rows.sort((pl.col("stage") == TRAIN), maintain_order=True).unique(
         "prompt_key", keep="first", maintain_order=True

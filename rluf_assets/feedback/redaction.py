@@ -21,8 +21,8 @@ from rluf_assets.feedback.schemas import MESSAGE
 
 KINDS = ("email", "url", "account", "card", "ip", "phone")
 
-# Anything that one of the close patterns could match has one of the second, which without the first costs five times more.
-_HINT = r"[0-9@:]"
+# Anything that one of the close patterns could match has one of these, which without this first look costs five times more.
+_DIGIT, _SIGNS = r"[0-9]", ["@", ":"]
 _POSSIBLE = (
     r"@|://|\d(?:[ ().\-/\x{a0}]?[ (]?\d){5,}|[A-Z]{2}\d\d[ ]?[A-Z0-9]{4}|"
     r"[0-9a-fA-F]:[0-9a-fA-F]{0,4}:|::[0-9a-fA-F]|\d\.\d{1,3}\.\d"
@@ -58,7 +58,7 @@ def redact(texts: pl.Series, config: RedactionConfig) -> tuple[pl.Series, dict[s
     counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
     if not config.enabled:
         return texts, dict(counts)
-    hinted = texts.str.contains(_HINT).fill_null(False).arg_true()
+    hinted = (texts.str.contains(_DIGIT) | texts.str.contains_any(_SIGNS)).fill_null(False).arg_true()
     places = hinted.filter(texts.gather(hinted).str.contains(_POSSIBLE))
     if places.is_empty():
         return texts, dict(counts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -16,6 +17,7 @@ from polars.io.plugins import register_io_source
 
 from rluf_assets.feedback.config import SignalSetConfig
 from rluf_assets.feedback.drawing import Drawn, Eligible, draw, inclusion, stratum
+from rluf_assets.feedback.sampling import stable_uniform
 from rluf_assets.feedback.schemas import FUNNEL, label_column
 from rluf_assets.feedback.splits import (
     ADVERSARIAL,
@@ -78,12 +80,13 @@ def build_signal_set(replies: pl.LazyFrame, messages: pl.LazyFrame, config: Sign
     """
     require_signal(replies, config.signal)
     split = split_users(replies, config, seed)
-    staged = _staged(replies, config, split)
-    found = staged.group_by("stage", "label", "stratum").len().collect(engine="streaming")
+    found = _staged(replies, config, split).group_by("stage", "label", "stratum").len().collect(engine="streaming")
     counts = dict(found.group_by("stage").agg(pl.col("len").sum()).iter_rows())
     eligible = _eligible(found)
     natural = eligible.rows > 0 and eligible.positives / eligible.rows >= config.target_positive_rate
-    drawn = draw(staged, messages, config, seed, eligible, natural=natural)
+    # Users are looked up for those rows only that can be drawn.
+    possible = partial(_possible, replies, config, split, seed)
+    drawn = draw(possible, messages, config, seed, eligible, natural=natural)
     q_pos, q_neg = inclusion(drawn.train, eligible)
     rates = _rates(config, split, eligible, drawn, q_pos, q_neg, natural=natural)
     by_stratum = (
@@ -109,6 +112,12 @@ def _staged(replies: pl.LazyFrame, config: SignalSetConfig, split: Split) -> pl.
     return rows.with_columns(stage=split.stage(label), label=label == 1, stratum=stratum(config)).select(
         *COLUMNS[:7], "label", "stage", "stratum"
     )
+
+
+def _possible(replies: pl.LazyFrame, config: SignalSetConfig, split: Split, seed: int, bar: float) -> pl.LazyFrame:
+    """Staged replies of which none that is drawn at `bar` lacks: positives, low numbers, and the holdout period."""
+    positive = pl.col(label_column(config.signal)) == 1
+    return _staged(replies.filter(positive | split.late() | (stable_uniform("message_id", seed) < bar)), config, split)
 
 
 def _funnel(counts: dict[str, int], dropped: list[tuple[str, int]]) -> pl.DataFrame:
@@ -163,8 +172,11 @@ def _lazy_holdout(rows: pl.DataFrame, pool: ConversationPool, ctx_turns: int) ->
     def batches(
         columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
-        for part in rows.slice(0, n_rows).iter_slices(ROW_GROUP):
-            finished = _finished(pool.contexts(part, ctx_turns), pl.lit(1.0), HOLDOUT)
+        wanted = rows.slice(0, n_rows)
+        places = pool.places(wanted)
+        for start in range(0, wanted.height, ROW_GROUP):
+            part, where = wanted.slice(start, ROW_GROUP), places.slice(start, ROW_GROUP)
+            finished = _finished(pool.texts(part, where, ctx_turns), pl.lit(1.0), HOLDOUT)
             finished = finished if predicate is None else finished.filter(predicate)
             yield finished if columns is None else finished.select(columns)
 

@@ -86,7 +86,7 @@ class Split:
 
     def stage(self, label: pl.Expr | None = None) -> pl.Expr:
         """Expression: the first condition that keeps a reply out, or its split. Needs the columns of `attach`."""
-        late = pl.col("new_user") if self.holdout_start is None else pl.col("created_at") >= pl.lit(self.holdout_start)
+        late = pl.col("new_user") if self.holdout_start is None else self.late()
         steps = [
             pl.when(pl.col("status") != "mature").then(pl.lit(PENDING))
             if label is not None
@@ -98,6 +98,11 @@ class Split:
             pl.lit(TRAIN),
         ]
         return pl.coalesce(steps)
+
+    def late(self) -> pl.Expr:
+        """Expression: whether a reply lies in the holdout period; where there is none, it may."""
+        start = self.holdout_start
+        return pl.lit(True) if start is None else pl.col("created_at") >= pl.lit(start).cast(TIME)
 
     def attach(self, replies: pl.LazyFrame) -> pl.LazyFrame:
         """Replies with `adversarial` and `new_user` (first seen in the holdout period) of their user."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rluf_assets.chat import Message, keep_last_turns
 from rluf_assets.feedback.sampling import cap_per_user, exact_counts, stable_uniform, uniforms
 from rluf_assets.feedback.schemas import MESSAGES
-from rluf_assets.feedback.windows import ConversationPool
+from rluf_assets.feedback.windows import ConversationPool, prompt_keys
 from tests.feedback.logs import START, clean_logs, validated
 
 
@@ -127,5 +127,6 @@ def test_equal_prompts_have_equal_keys_and_others_do_not() -> None:
     accepted = validated(same, reactions).messages
     replies = accepted.filter(pl.col("role") == "assistant")
     found = ConversationPool(replies["conversation_id"], accepted.lazy()).contexts(replies, 10)
+    found = found.with_columns(prompt_keys(found["prompt"]))
     assert found.group_by("prompt_key").agg(pl.col("turn_index").n_unique())["turn_index"].max() == 1
     assert found["prompt_key"].n_unique() == found["turn_index"].n_unique()
