@@ -1,7 +1,7 @@
 """Offline comparison of candidates on the fixed prompts, from completions and scores.
 
-The unit of analysis is the prompt: completions of one prompt are not independent, and every candidate answered the same
-prompts, so all intervals resample prompts and all comparisons with the baseline are paired by prompt.
+The unit of analysis is the prompt, and every prompt is another user's: completions of one prompt are not independent, and
+every candidate answered the same prompts, so intervals resample prompts and comparisons with the baseline are paired by prompt.
 """
 
 from __future__ import annotations

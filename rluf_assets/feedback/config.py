@@ -200,9 +200,9 @@ class PairsConfig(_Config):
 
 
 class PromptsConfig(SplitConfig):
-    """Fixed prompts: `optimisation` from the training period, `evaluation` from users of the holdout period."""
+    """Fixed prompts: `optimisation` from the training period, `evaluation` from users of the holdout period, one of each."""
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     optimisation_prompts: int = Field(2000, ge=1)
     evaluation_prompts: int = Field(500, ge=1)
     min_share: dict[str, float] = Field({}, description="use case -> least share of each split")

@@ -1,6 +1,7 @@
 """Fixed prompts from the logs: some to optimise on, later users' to evaluate on, with least shares per use case.
 
-Prompts are whole contexts of real replies, at most one per conversation, no two alike within or across the splits.
+Prompts are whole contexts of real replies, at most one per conversation, no two alike within or across the splits; those
+to evaluate on are of different users, so that a prompt is one person's and intervals over prompts are over users too.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def build_prompts(replies: pl.LazyFrame, messages: pl.LazyFrame, config: Prompts
         .sort("u", "message_id")
     )
     rows = drawn.unique("conversation_id", keep="first", maintain_order=True)
+    rows = rows.filter((pl.col("stage") == TRAIN) | pl.col("user_id").is_first_distinct().over("stage"))
     rows = ConversationPool(rows["conversation_id"], messages).contexts(rows, config.ctx_turns)
     rows = rows.with_columns(prompt_keys(rows["prompt"]))
     # Evaluation prompts first: of two equal prompts the optimisation split gives way.

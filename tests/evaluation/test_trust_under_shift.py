@@ -1,8 +1,11 @@
 """Planted distribution shifts in the simulated production: does the evaluator notice that it cannot know?
 
-P[love] is trained on the production's replies and its truth's reactions. Candidates are the production's own policies
-and shifted versions of its texts. What a shift does to users' love plays no part: the evaluator must say *needs A/B*
-before anybody knows.
+P[love] is trained on the production's replies and its truth's reactions. Candidates are the production's own policies,
+which it judges rightly, and shifted versions of its texts, on which it is far off: one is predicted to gain half as much
+love again and loses nearly all. The truth is only looked at to say so; the evaluator must doubt before anybody knows.
+
+The control of spoilt replies is taken as passed here. Models this small fail it, to them a bag of warm words is a warm
+reply, so it would doubt everything and hide what the other doubts see.
 """
 
 from __future__ import annotations
@@ -16,11 +19,10 @@ import polars as pl
 import pytest
 
 from rluf_assets.evaluation.config import AuditConfig, ReleaseConfig
-from rluf_assets.evaluation.degenerate import spoilt_sample
 from rluf_assets.evaluation.frames import Evaluation, check_evaluation
 from rluf_assets.evaluation.hacking import LoggedReplies, audit_reward_hacking
 from rluf_assets.evaluation.offline import compare_offline
-from rluf_assets.evaluation.release import HOLD, NEEDS_AB, Decision, Evidence, decide
+from rluf_assets.evaluation.release import HOLD, PROMOTE, Decision, Evidence, decide
 from rluf_assets.evaluation.trust import assess_trust
 from rluf_assets.rewards.config import EvaluationConfig, RewardConfig
 from rluf_assets.rewards.evaluation import evaluate_signal
@@ -63,6 +65,7 @@ class World:
     held: pl.DataFrame
     model: RewardModel
     prompts: pl.DataFrame
+    contexts: pl.DataFrame
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,7 @@ def world(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     evaluation = evaluate_signal(RewardModel.load(out), learned, held.lazy(), config, seed=0)
     assert evaluation.ensemble is not None
     evaluation.ensemble.save(out)
-    return World(learned, held, RewardModel.load(out), asked.tail(PROMPTS))
+    return World(learned, held, RewardModel.load(out), asked.tail(PROMPTS), contexts.tail(PROMPTS))
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +101,7 @@ def evaluated(texts: pl.DataFrame, model: RewardModel) -> Evaluation:
     )
     found = model.score(completions["prompt"].to_list(), completions["completion"].to_list(), members=True)
     scores = completions.select("prompt_id", "completion_id", "use_case", objective=pl.lit("love")).hstack(found)
-    spoilt = spoilt_sample(completions, 60, seed=0)
-    control = model.score(spoilt["prompt"].to_list(), spoilt["completion"].to_list())
-    return check_evaluation("candidate", Evaluation(completions, scores, spoilt.drop("prompt").hstack(control)))
+    return check_evaluation("candidate", Evaluation(completions, scores))
 
 
 def decided(world: World, texts: pl.DataFrame, candidate: pl.DataFrame) -> Decision:
@@ -110,7 +111,7 @@ def decided(world: World, texts: pl.DataFrame, candidate: pl.DataFrame) -> Decis
     audit_config = AuditConfig(baseline=CONTROL, resamples=200, harmful_use_cases=())
     logged = LoggedReplies(world.learned.select("completion"), world.held.select("completion"))
     audit = audit_reward_hacking(evaluations, logged, audit_config, seed=0)
-    trust = assess_trust(evaluations, RELEASE.offline, seed=0)
+    trust = assess_trust(evaluations, RELEASE.offline, seed=0).with_columns(spoilt_last=pl.lit(True))
     offline = compare_offline(evaluations, RELEASE.offline, seed=0)
     return decide("candidate", Evidence(offline, audit.tripwires, BACKTEST, None, trust), RELEASE)
 
@@ -121,39 +122,45 @@ def shifted(texts: pl.DataFrame, how: Callable[[str, np.random.Generator], str])
     return own.with_columns(pl.Series("completion", [how(text, rng) for text in own["completion"]]))
 
 
-def figures_of(decision: Decision) -> dict[str, float]:
+def true_change(world: World, texts: pl.DataFrame, candidate: pl.DataFrame) -> float:
+    """Relative change of the love that users would truly give, against the production's own policy."""
+    expected = []
+    for side in (candidate, texts.filter(pl.col("policy") == CONTROL)):
+        replies = world.prompts.select("prompt_id").join(side, on="prompt_id", maintain_order="left")["completion"]
+        rates = true_rates(world.contexts, read_replies(world.contexts, replies.to_list()))
+        expected.append(float(rates["expected_love"].sum()))
+    return expected[0] / expected[1] - 1
+
+
+@pytest.mark.parametrize("name", ["more_refusing", "older", "colder"])
+def test_the_productions_own_policies_are_judged_rightly_and_trusted(
+    world: World, texts: pl.DataFrame, name: str
+) -> None:
+    own = texts.filter(pl.col("policy") == name)
+    decision = decided(world, texts, own)
+    assert decision.love_change is not None
+    assert np.sign(decision.love_change) == np.sign(true_change(world, texts, own))
     gate = decision.gate("trust")
-    assert gate is not None
-    return {name: float(value) for name, value in gate.figures.items() if value is not None}
-
-
-def test_the_productions_own_policies_are_near_its_logs(world: World, texts: pl.DataFrame) -> None:
-    names = [name for name in texts["policy"].unique().sort() if name != CONTROL][:3]
-    for name in names:
-        figures = figures_of(decided(world, texts, texts.filter(pl.col("policy") == name)))
-        assert figures["out_of_distribution"] < RELEASE.max_out_of_distribution
-        assert figures["disputed"] < RELEASE.max_disputed
+    assert gate is not None and gate.status == "pass", gate
 
 
 @pytest.mark.parametrize(
-    ("how", "doubt"),
+    ("how", "doubts"),
     [
-        (unknown_language, "of its replies lie far from the logged ones"),
-        (scrambled, "of its replies lie far from the logged ones"),
-        (stuffed, "ensemble disagrees on"),
+        (unknown_language, ("of its replies lie far from the logged ones",)),
+        (scrambled, ("of its replies lie far from the logged ones",)),
+        (stuffed, ("of its replies lie far from the logged ones", "ensemble disagrees on")),
     ],
 )
-def test_a_planted_shift_is_not_trusted_and_the_reason_is_told(
-    world: World, texts: pl.DataFrame, how: Callable[..., str], doubt: str
+def test_a_planted_shift_misleads_and_is_not_trusted_and_the_reason_is_told(
+    world: World, texts: pl.DataFrame, how: Callable[..., str], doubts: tuple[str, ...]
 ) -> None:
-    decision = decided(world, texts, shifted(texts, how))
+    candidate = shifted(texts, how)
+    decision, truth = decided(world, texts, candidate), true_change(world, texts, candidate)
+    assert truth < -0.7
+    assert decision.love_change_low is not None and decision.love_change_low > truth + 0.4, "the prediction is far off"
     gate = decision.gate("trust")
     assert gate is not None and gate.status == "open"
-    assert doubt in gate.detail
-    assert decision.decision in (NEEDS_AB, HOLD)
-
-
-def test_only_the_shift_stands_between_an_unknown_language_and_promotion(world: World, texts: pl.DataFrame) -> None:
-    decision = decided(world, texts, shifted(texts, unknown_language))
-    assert decision.decision == NEEDS_AB
-    assert "far from the logged ones" in " ".join(decision.reasons)
+    assert all(doubt in gate.detail for doubt in doubts)
+    assert decision.decision != PROMOTE
+    assert decision.decision == HOLD or gate.detail in decision.reasons

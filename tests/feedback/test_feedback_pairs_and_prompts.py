@@ -124,6 +124,7 @@ def test_prompts_by_split_and_use_case() -> None:
     assert by_split["optimisation"]["created_at"].max() < by_split["evaluation"]["created_at"].min()
     assert not set(by_split["optimisation"]["user_id"]) & set(by_split["evaluation"]["user_id"])
     assert where["conversation_id"].is_unique().all()
+    assert by_split["evaluation"]["user_id"].is_unique().all()
     assert found.equals(build_prompts(log.replies.lazy(), log.messages.lazy(), config, seed=0))
     assert not found.equals(build_prompts(log.replies.lazy(), log.messages.lazy(), config, seed=1))
 
