@@ -4,6 +4,7 @@ The log is the simulation's, at natural rates, written as daily zstd Parquet; te
 Each measurement runs in a process of its own (peak memory is that process's) with the same number of threads:
 - copy      scan_parquet -> sink_parquet of the same columns: the floor
 - rluf      raw -> validated (contract, labels, redaction) -> signal set, through the jobs' own functions, day by day
+- same_work ours without the contract, redaction, metrics, duplicates and caps: what DuckDB's SQL and pandas do, in our code
 - redaction the redaction of all texts alone (part of rluf's time, told apart)
 - new_day   one more day: its validation with the day before it
 - duckdb    the same joins, labels, split, sampling and ten-turn windows in SQL (no contract, no redaction)
@@ -25,7 +26,10 @@ import time
 from datetime import date, timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rluf_assets.feedback.config import SignalSetConfig
 
 START, PER_DAY = date(2026, 1, 1), 40_000
 HOLDOUT_DAYS, CTX_TURNS, TARGET, SEED = 10, 10, 0.1, 0
@@ -80,14 +84,43 @@ def copy(logs: Path, out: Path) -> None:
 
 def rluf(logs: Path, out: Path) -> None:
     from rluf_assets.feedback.config import SignalSetConfig
-    from rluf_assets.feedback.signal_set import ROW_GROUP, build_signal_set
-    from rluf_assets.feedback.splits import scan_days
 
     days = _days(logs)
     for day in days:
         _validate(logs, out, day, days[-1])
-    folders = [out / day.isoformat() for day in days]
     config = SignalSetConfig(holdout_days=HOLDOUT_DAYS, ctx_turns=CTX_TURNS, target_positive_rate=TARGET)
+    _build([out / day.isoformat() for day in days], config, out)
+
+
+def same_work(logs: Path, out: Path) -> None:
+    import polars as pl
+
+    from rluf_assets.feedback.config import AdversarialConfig, ContractConfig, SignalSetConfig
+    from rluf_assets.feedback.labels import label_replies
+    from rluf_assets.feedback.schemas import REPLY_COLUMNS
+
+    days, love = _days(logs), ContractConfig(signals=("love",))
+    for day in days:
+        messages = pl.read_parquet(_table(logs, "messages", day)).unique("message_id", maintain_order=True)
+        near = [_table(logs, "reactions", when) for when in (day, day + timedelta(days=1))]
+        events = pl.concat([pl.read_parquet(path) for path in near if path.exists()])
+        events = events.with_row_index("source_row").with_columns(defect=pl.lit(None, pl.String))
+        replies = label_replies(messages.filter(pl.col("role") == "assistant"), events, love)
+        folder = out / day.isoformat()
+        folder.mkdir()
+        replies.select(*REPLY_COLUMNS, "label_love").write_parquet(folder / "replies.parquet")
+        messages.write_parquet(folder / "messages.parquet")
+    config = SignalSetConfig(
+        holdout_days=HOLDOUT_DAYS, ctx_turns=CTX_TURNS, target_positive_rate=TARGET, duplicates="keep",
+        near_duplicate=None, user_cap=10**9, adversarial=AdversarialConfig(enabled=False),
+    )  # fmt: skip
+    _build([out / day.isoformat() for day in days], config, out)
+
+
+def _build(folders: list[Path], config: SignalSetConfig, out: Path) -> None:
+    from rluf_assets.feedback.signal_set import ROW_GROUP, build_signal_set
+    from rluf_assets.feedback.splits import scan_days
+
     built = build_signal_set(scan_days(folders, "replies"), scan_days(folders, "messages"), config, seed=SEED)
     built.train.write_parquet(out / "train.parquet")
     built.holdout.sink_parquet(out / "holdout.parquet", maintain_order=True, row_group_size=ROW_GROUP)
@@ -178,12 +211,14 @@ def _validate(logs: Path, out: Path, day: date, last: date) -> None:
                    next_reactions=table("reactions", day + one))  # fmt: skip
     folder = out / day.isoformat()
     folder.mkdir()
-    for name in ("replies", "messages", "quarantine"):
-        getattr(log, name).write_parquet(folder / f"{name}.parquet")
+    log.write(folder)
     partition_metrics(log, config.signals, day).write_parquet(folder / "metrics.parquet")
 
 
-WAYS = {"copy": copy, "rluf": rluf, "new_day": new_day, "redaction": redaction, "duckdb": duckdb, "pandas": pandas}
+WAYS = {
+    "copy": copy, "rluf": rluf, "same_work": same_work, "new_day": new_day, "redaction": redaction, "duckdb": duckdb,
+    "pandas": pandas,
+}  # fmt: skip
 
 
 def measure(way: str, logs: Path, repeats: int, threads: int) -> dict[str, float]:
@@ -196,6 +231,10 @@ def measure(way: str, logs: Path, repeats: int, threads: int) -> dict[str, float
             done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
             runs.append(json.loads(done.stdout.splitlines()[-1]))
     return {name: round(statistics.median(run[name] for run in runs), 3) for name in ("wall_s", "cpu_s", "peak_gb")}
+
+
+def _ratio(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float]:
+    return {name: round(ours[name] / theirs[name], 2) for name in ours}
 
 
 def run_way(way: str, logs: Path, out: Path) -> dict[str, float]:
@@ -219,6 +258,7 @@ def main() -> None:
     parser.add_argument("--way", choices=WAYS)
     parser.add_argument("--logs", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--kept", type=Path, help="folder of logs by size (1M, 3M): made there once, and read again")
     arguments = parser.parse_args()
     if arguments.way:
         print(json.dumps(run_way(arguments.way, arguments.logs, arguments.out)))
@@ -226,14 +266,18 @@ def main() -> None:
     results = {}
     for millions in arguments.replies:
         with tempfile.TemporaryDirectory() as folder:
-            generate(Path(folder), round(millions * 1e6))
+            logs = (arguments.kept or Path(folder)) / f"{millions:g}M"
+            if not logs.exists():
+                generate(logs, round(millions * 1e6))
             ways = [way for way in WAYS if way != "pandas" or (millions <= 1 and find_spec("pyarrow"))]
-            found = {way: measure(way, Path(folder), arguments.repeats, arguments.threads) for way in ways}
-        ratios = {way: round(found["rluf"]["wall_s"] / found[way]["wall_s"], 2) for way in ways}
-        results[f"{millions:g}M"] = {"ways": found, "rluf_over": ratios}
+            found = {way: measure(way, logs, arguments.repeats, arguments.threads) for way in ways}
+        ratios = {
+            f"{ours}_over": {way: _ratio(found[ours], found[way]) for way in ways} for ours in ("rluf", "same_work")
+        }
+        results[f"{millions:g}M"] = {"ways": found, **ratios}
         for way, one in found.items():
             shown = f"{millions:g}M {way:10} {one['wall_s']:8.2f} s {one['cpu_s']:8.2f} cpu-s {one['peak_gb']:6.2f} GB"
-            print(f"{shown}   rluf takes {ratios[way]:.2f}x its time", file=sys.stderr)
+            print(f"{shown}   rluf takes {ratios['rluf_over'][way]} of it", file=sys.stderr)
     print(json.dumps(results, indent=1))
 
 

@@ -30,6 +30,7 @@ _ALIASES: Mapping[str, Sequence[str]] = {
     "created_at": ("created_at", "timestamp"),
     "policy_version": ("policy_version", "model"),
 }
+_SIGNAL_NAMES = ("signal", "name", "key", "emoji")
 _PER_CONVERSATION = [name for name in MESSAGES if name in OPTIONAL or name in ("conversation_id", "user_id")]
 
 
@@ -68,9 +69,15 @@ def chat_messages(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl
 
 
 def chat_reactions(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
-    """One row per mark or reaction on a message; a mark of 0 says that the user left it unset."""
+    """One row per mark, rating or reaction on a message; a mark of 0 says that the user left it unset.
+
+    A source without conversations is a side file: one reaction per row, by `message_id`.
+    """
+    found = frame.collect_schema()
+    if "message_id" in _renamed(frame, layout).collect_schema() and not any(name in found for name in layout.messages):
+        return _from_side_file(_renamed(frame, layout), where)
     messages, fields = _exploded(frame, layout, where)
-    parts = []
+    parts = [_from_ratings(messages, name, words) for name, words in layout.ratings.items() if name in fields]
     if isinstance(marks := fields.get(layout.marks), pl.Struct):
         parts.append(_from_marks(messages, layout.marks, marks))
     if isinstance(reactions := fields.get(layout.reactions), pl.List) and isinstance(reactions.inner, pl.Struct):
@@ -174,9 +181,30 @@ def _from_marks(messages: pl.LazyFrame, field: str, marks: pl.Struct) -> pl.Lazy
     )
 
 
+def _from_ratings(messages: pl.LazyFrame, field: str, words: Mapping[str, str]) -> pl.LazyFrame:
+    signal = pl.col("message").struct.field(field).replace_strict(words, default=None, return_dtype=pl.String)
+    rows = messages.select("message_id", "user_id", signal=signal, value=pl.lit(1, pl.Int8))
+    return rows.filter(pl.col("signal").is_not_null()).with_columns(
+        reaction_id=pl.format("{}#{}", "message_id", "signal")
+    )
+
+
+def _from_side_file(rows: pl.LazyFrame, where: str) -> pl.LazyFrame:
+    """Reactions by message id: without a value they are set, without an id numbered, without a user the conversation's."""
+    names = set(rows.collect_schema())
+    defaults = {
+        "value": pl.lit(1, pl.Int8),
+        "user_id": pl.lit(None, pl.String),
+        "reaction_id": pl.format("{}#{}", "message_id", pl.int_range(pl.len())),
+    }
+    signal = next((name for name in _SIGNAL_NAMES if name in names), "signal")
+    added = [value.alias(name) for name, value in defaults.items() if name not in names]
+    return conform(rows.rename({signal: "signal"}, strict=False).with_columns(added), "reactions", where)
+
+
 def _from_reactions(messages: pl.LazyFrame, field: str, entry: pl.Struct) -> pl.LazyFrame:
     names = {one.name for one in entry.fields}
-    signal = next((name for name in ("signal", "name", "key", "emoji") if name in names), None)
+    signal = next((name for name in _SIGNAL_NAMES if name in names), None)
     if signal is None:
         raise DataError(f"reactions on messages: expected a field signal, name, key or emoji; found {sorted(names)}.")
     reaction = pl.col("reaction").struct.field

@@ -45,6 +45,9 @@ class MessagesLayout(_Config):
     roles: dict[str, str] = {"human": "user", "gpt": "assistant", "bing": "assistant", "chatgpt": "assistant"}
     marks: str = Field("marks", description="field of a message: {signal: 0|1}")
     reactions: str = Field("reactions", description="field of a message: [{signal, value?, user_id?, reacted_at?}]")
+    ratings: dict[str, dict[str, str]] = Field(
+        {}, description="field of a message that holds one of some words: {word: signal that it sets}"
+    )
     users: Literal["logged", "per_conversation"] = Field(
         "logged", description="per_conversation: the source has no user ids; each conversation counts as one user"
     )

@@ -36,8 +36,7 @@ def run(job: Job) -> Produced:
             next_reactions=_table(job, "next_reactions", "reactions"),
         )  # fmt: skip
     metrics = partition_metrics(validated, config.signals, config.day)
-    for name in ("replies", "messages", "quarantine"):
-        getattr(validated, name).write_parquet(job.out / f"{name}.parquet")
+    validated.write(job.out)
     metrics.write_parquet(job.out / "metrics.parquet")
     page = quarantine_page(validated.quarantine, validated.accounting, config.day)
     (job.out / "quarantine.html").write_text(page, encoding="utf-8")

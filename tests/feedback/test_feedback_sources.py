@@ -251,13 +251,52 @@ def test_halie_dialogue_becomes_a_signal_set() -> None:
     assert built.train["prompt"].list.len().max() == 19  # ten user messages, nine replies between them
 
 
-@pytest.mark.skipif(not TOPICAL.exists(), reason="needs shared/data/topical_chat")
-def test_topical_chat_reads_through_a_layout() -> None:
-    layout = MessagesLayout(
-        role=("agent",), roles={"agent_1": "user", "agent_2": "assistant"}, users="per_conversation"
-    )
-    messages = _read(str(TOPICAL), layout=layout)
+needs_topical = pytest.mark.skipif(not TOPICAL.exists(), reason="needs shared/data/topical_chat")
+# Each partner rates what the other says: of the two, the second stands for the assistant.
+RATED = MessagesLayout(
+    role=("agent",), roles={"agent_1": "user", "agent_2": "assistant"}, users="per_conversation",
+    ratings={"partner_rating": {"Excellent": "love", "Not Good": "thumbs_down", "Poor": "thumbs_down"}},
+)  # fmt: skip
+
+
+@needs_topical
+def test_topical_chat_counts_match_its_description() -> None:
+    messages, reactions = (_read(str(TOPICAL), table, layout=RATED) for table in ("messages", "reactions"))
     assert messages.height == 46_903 and messages["conversation_id"].n_unique() == 2156
-    log = validated(messages, clean_logs()[1].clear(), time="none", exposure="all_shown")
-    assert log.accounting.messages_in == log.messages.height + log.quarantine.height
-    assert set(log.quarantine["defect"]) <= {"reply_without_user_message", "empty_text"}
+    log = validated(messages, reactions, time="none", exposure="all_shown")
+    # Nothing is broken in it, and all conversations begin with agent_1. Ratings of the other side say nothing of a reply.
+    assert dict(log.quarantine["defect"].value_counts().iter_rows()) == {"not_a_reply": 11_111 + 217 + 100}
+    assert log.messages.height == 46_903 and log.replies.height == 22_678
+    assert log.replies["label_love"].sum() == 11_751
+    assert log.replies["label_thumbs_down"].sum() == 174 + 41
+
+
+@needs_topical
+def test_topical_chat_becomes_a_signal_set() -> None:
+    from rluf_assets.feedback.config import SignalSetConfig
+    from rluf_assets.feedback.signal_set import build_signal_set
+
+    messages, reactions = (_read(str(TOPICAL), table, layout=RATED) for table in ("messages", "reactions"))
+    log = validated(messages, reactions, time="none", exposure="all_shown")
+    config = SignalSetConfig(signal="thumbs_down", target_positive_rate=0.2, holdout_share=0.2)
+    built = build_signal_set(log.replies.lazy(), log.messages.lazy(), config, seed=0)
+    holdout = built.holdout.collect()
+    assert built.train["label"].mean() == 0.2
+    assert not set(built.train["conversation_id"]) & set(holdout["conversation_id"])
+    assert (
+        built.rates["eligible_positives"] + built.rates["holdout_positives"] <= log.replies["label_thumbs_down"].sum()
+    )
+
+
+def test_reactions_in_a_side_file(tmp_path: Path) -> None:
+    side = _write(tmp_path / "side.jsonl", {"message_id": "t1/2", "name": "love", "created_at": "2026-01-01T00:00:00Z"},
+                  {"message_id": "t1/4", "name": "thumbs_down", "created_at": None})  # fmt: skip
+    found = _read(side, "reactions", layout={"columns": {"reacted_at": "created_at"}})
+    assert found.select("message_id", "signal", "value", "user_id").rows() == [
+        ("t1/2", "love", 1, None), ("t1/4", "thumbs_down", 1, None),
+    ]  # fmt: skip
+    assert found["reaction_id"].n_unique() == 2
+    assert found["reacted_at"].to_list() == [datetime(2026, 1, 1, tzinfo=UTC), None]
+    messages = _read(_write(tmp_path / "log.jsonl", *OPENAI))
+    log = validated(messages, found, time="none", exposure="all_shown")
+    assert dict(log.replies.select("message_id", "label_love").iter_rows()) == {"t1/2": 1, "t1/4": 0}
