@@ -20,7 +20,7 @@ from pydantic import Field
 
 from resources.launchers.base import Launcher, Request, job_command, job_environment, write_private
 from resources.launchers.spec import JobResult, JobSpec
-from rluf_assets.errors import JobFailed, JobRefused
+from rluf_assets.errors import ConfigError, JobFailed, JobRefused
 from rluf_assets.jobs.runner import REFUSED, run_job
 from rluf_assets.lake import read_artifact
 
@@ -95,8 +95,15 @@ class LocalLauncher(Launcher):
 
     def _run_process(self, request: Request, pipes: Mapping[str, str]) -> int:
         environment = {**os.environ, **job_environment(self.threads_per_job, request.spec.env, pipes)}
+        command = job_command(self.python, request)
         with request.log.open("ab") as log:
-            child = subprocess.Popen(job_command(self.python, request), env=environment, stdout=log, stderr=log)
+            try:
+                child = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            except OSError as error:
+                raise ConfigError(
+                    f"{request.spec.name}: its interpreter {self.python} cannot be started ({error.strerror}). Mend "
+                    "`python` of its launcher in the profile, or leave it out."
+                ) from error
         known = {"pid": child.pid, "create_time": psutil.Process(child.pid).create_time()}
         write_private(request.folder / "process.json", json.dumps(known))
         try:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from resources.launchers.local import LocalLauncher
 from resources.launchers.spec import InputArtifact, JobSpec
-from rluf_assets.errors import JobFailed, MissingExtra
+from rluf_assets.errors import ConfigError, JobFailed, MissingExtra
 from rluf_assets.jobs.runner import Job, run_job
 from rluf_assets.lake import Produced, read_artifact
 
@@ -93,6 +93,9 @@ def test_launcher_runs_a_job_as_subprocess_and_shows_its_last_words(tmp_path: Pa
     with pytest.raises(JobFailed, match=r"absent\.json"):
         launcher.run(None, bad)
     assert "rluf_assets.jobs.adopt_tables" in launcher.render(good)
+    elsewhere = bad.model_copy(update={"output_uri": str(tmp_path / "elsewhere")})
+    with pytest.raises(ConfigError, match=r"its interpreter /nowhere/python cannot be started \(No such file"):
+        LocalLauncher(python="/nowhere/python").run(None, elsewhere)
 
 
 SLOW_JOB = """
