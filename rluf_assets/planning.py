@@ -233,8 +233,8 @@ def assumptions(profile: Profile) -> list[str]:
         f"activations are {'recomputed' if plan.gradient_checkpointing else 'kept'}",
         "training states: 16 bytes a parameter unsharded, 2 + 18 / GPUs with ZeRO-2, 18 / GPUs and the largest layer "
         "whole with ZeRO-3",
-        "of several GPUs train_reward uses all; the other jobs are planned as if their models were spread over theirs, "
-        "which needs an engine that does so: as they come they compute on the first",
+        "train_reward shards as its launcher's accelerate_config says; that optimise_policy and evaluate_candidate spread "
+        "their models over several GPUs is assumed: as they come, every process holds them whole",
     ]
 
 

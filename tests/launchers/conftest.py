@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from dagster_graphql import DagsterGraphQLClient
 
+from resources.launchers.local import LocalLauncher
 from resources.launchers.spec import InputArtifact, JobSpec
 
 pytest.register_assert_rewrite("tests.launchers.graph")
@@ -154,11 +155,19 @@ def two_node_spec(tiny_home: Path, out: Path) -> JobSpec:
 
 
 def training_spec(tiny_home: Path, out: Path, **resources: Any) -> JobSpec:
-    """The tiny loop's base policy, asked for once more in another folder."""
+    """The tiny loop's base policy, trained for a few steps only, with a checkpoint every few of them."""
     manifest = next((tiny_home / "lake" / "base_policy").rglob("manifest.json"))
     spec = JobSpec.model_validate(json.loads(manifest.read_text())["spec"])
     needs = spec.resources.model_copy(update=resources)
-    return spec.model_copy(update={"output_uri": str(out / "base_policy"), "resources": needs})
+    config = {**spec.config, "steps": 120, "checkpoint_every": 20}
+    return spec.model_copy(update={"output_uri": str(out / "base_policy"), "resources": needs, "config": config})
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Content hash of that training, run here from start to end."""
+    spec = training_spec(tiny_home, tmp_path_factory.mktemp("undisturbed"))
+    return LocalLauncher().run(None, spec).artifact.content_hash
 
 
 @dataclass

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from resources.launchers.profile import build_launcher
 from resources.profiles.launchers import KubeRaySettings, KubernetesSettings
 from rluf_assets.errors import ConfigError, JobFailed, SchedulerDown
 from tests.launchers.api_server import Cluster, serve, validate
-from tests.launchers.conftest import adopt_spec, eventually, submissions
+from tests.launchers.conftest import Worker, adopt_spec, eventually, submissions
 
 
 @pytest.fixture
@@ -33,17 +34,21 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     }  # fmt: skip
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))  # for processes that tests start
     yield known
     server.shutdown()
     server.server_close()
 
 
-def launcher(tmp_path: Path, **changes: Any) -> KubernetesLauncher:
-    settings = {
+def settings(tmp_path: Path, **changes: Any) -> dict[str, Any]:
+    return {
         "kind": "kubernetes", "image": "registry.example/rluf:1", "volume_claim": "lake", "mount_path": str(tmp_path),
         "poll_s": 0.05, "retry_wait_s": 0.01, "submit_attempts": 3, "python": sys.executable, **changes,
     }  # fmt: skip
-    built = build_launcher(KubernetesSettings.model_validate(settings))
+
+
+def launcher(tmp_path: Path, **changes: Any) -> KubernetesLauncher:
+    built = build_launcher(KubernetesSettings.model_validate(settings(tmp_path, **changes)))
     assert isinstance(built, KubernetesLauncher)
     return built
 
@@ -104,6 +109,24 @@ def test_a_second_caller_attaches_and_lost_polls_fail_nothing(cluster: Cluster, 
     assert len(results) == 2 and len(cluster.created) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [{}, {"kind": "kuberay", "ray_version": "2.60.0"}], ids=["kubernetes", "kuberay"])
+def test_the_run_worker_is_killed_and_the_next_one_attaches(
+    cluster: Cluster, tmp_path: Path, worker: Callable[..., Worker], kind: dict[str, str]
+) -> None:
+    cluster.play = "hold"
+    spec = adopt_spec(tmp_path)
+    first = worker(settings(tmp_path, **kind), spec)
+    eventually(lambda: submissions(spec), "the job is submitted")
+    first.kill(signal.SIGKILL)
+    second = worker(settings(tmp_path, **kind), spec)
+    eventually(lambda: second.said("attached to Kube"), "the next worker attaches")
+    cluster.play = "run"
+    assert second.finish() == 0, second.log.read_text()
+    assert len(cluster.created) == len(submissions(spec)) == 1
+    assert second.said('"retries": "0"') and second.said('"node_hours"')
+
+
 def test_cancel_deletes_the_job(cluster: Cluster, tmp_path: Path) -> None:
     cluster.play = "hold"
     spec = adopt_spec(tmp_path)
@@ -123,12 +146,8 @@ def test_cancel_deletes_the_job(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def kuberay(tmp_path: Path, **changes: Any) -> KubeRayLauncher:
-    settings = {
-        "kind": "kuberay", "image": "registry.example/rluf:1", "volume_claim": "lake", "mount_path": str(tmp_path),
-        "poll_s": 0.05, "retry_wait_s": 0.01, "submit_attempts": 3, "python": sys.executable, "ray_version": "2.60.0",
-        **changes,
-    }  # fmt: skip
-    built = build_launcher(KubeRaySettings.model_validate(settings))
+    given = settings(tmp_path, **{"kind": "kuberay", "ray_version": "2.60.0", **changes})
+    built = build_launcher(KubeRaySettings.model_validate(given))
     assert isinstance(built, KubeRayLauncher)
     return built
 
