@@ -82,8 +82,6 @@ def sharding_of(profile: Profile, job: str) -> Sharding:
     """How the job's launcher spreads training states over GPUs, by its `accelerate_config`."""
     name = profile.jobs[job].launcher if job in profile.jobs else None
     chosen = (profile.launchers[name] if name else profile.launcher).accelerate_config
-    if chosen is None:
-        return "none"
     settings = yaml.safe_load(read_accelerate_config(chosen)) or {}
     stage = (settings.get("deepspeed_config") or {}).get("zero_stage")
     if settings.get("distributed_type") == "FSDP" or stage == 3:

@@ -19,7 +19,7 @@ from pathlib import Path
 import dagster as dg
 
 from resources.launchers.spec import JobResult, JobSpec
-from resources.profiles.accelerate import read_accelerate_config
+from resources.profiles.accelerate import DEFAULT_CONFIG, read_accelerate_config
 
 LOG_TAIL_LINES = 15
 ACCELERATE_FILE = "accelerate.yaml"
@@ -51,7 +51,7 @@ class Request:
     """Jobs that are submitted as one: `specs` of one entry point, in order, and how several processes are launched."""
 
     specs: tuple[JobSpec, ...]
-    accelerate_config: str | None = None
+    accelerate_config: str = DEFAULT_CONFIG
 
     @property
     def spec(self) -> JobSpec:
@@ -93,7 +93,7 @@ class Request:
             make_private(Path(path).parent)
             write_private(Path(path), spec.model_dump_json(indent=1))
         make_private(self.folder)
-        if self.accelerate_config is not None:
+        if self.spec.resources.processes > 1:
             write_private(self.folder / ACCELERATE_FILE, read_accelerate_config(self.accelerate_config))
         if not self.log.exists():
             write_private(self.log, "")
@@ -128,17 +128,17 @@ def job_command(python: str, request: Request) -> list[str]:
     if request.spec.resources.processes == 1:
         return [python, "-m", request.spec.entrypoint, *request.spec_paths]
     launch, job = launch_words(python, request)
-    return [*launch, *job]
+    return [*launch, "--main_process_port", "0", *job]  # 0: any free one, for two jobs may share the node
 
 
 def launch_words(python: str, request: Request) -> tuple[list[str], list[str]]:
     """`accelerate launch` for all processes of a job, and the job; a node's place among several goes in between."""
     needs = request.spec.resources
-    launch = [python, "-m", "accelerate.commands.launch"]
-    if request.accelerate_config is not None:
-        launch += ["--config_file", str(request.folder / ACCELERATE_FILE)]
-    counts = ["--num_machines", str(needs.nodes), "--num_processes", str(needs.processes)]
-    return [*launch, *counts], ["--module", request.spec.entrypoint, *request.spec_paths]
+    threads = max(1, needs.cpus // max(1, needs.gpus_per_node))
+    launch = [python, "-m", "accelerate.commands.launch", "--config_file", str(request.folder / ACCELERATE_FILE)]
+    launch += ["--num_machines", str(needs.nodes), "--num_processes", str(needs.processes)]
+    launch += ["--num_cpu_threads_per_process", str(threads)]
+    return launch, ["--module", request.spec.entrypoint, *request.spec_paths]
 
 
 def job_environment(threads: int, *more: Mapping[str, str]) -> dict[str, str]:

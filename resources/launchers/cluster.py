@@ -19,6 +19,7 @@ from pydantic import Field
 from resources.launchers.base import Launcher, Request, job_environment, write_private
 from resources.launchers.pipes import pipes_session
 from resources.launchers.spec import JobHistory, JobResult, JobSpec
+from resources.profiles.accelerate import DEFAULT_CONFIG
 from rluf_assets.errors import JobFailed, JobRefused, SchedulerDown
 from rluf_assets.jobs.runner import REFUSED
 from rluf_assets.lake import Artifact, read_artifact
@@ -60,7 +61,7 @@ class ClusterLauncher(Launcher):
     scheduler: ClassVar[str]
 
     python: str
-    accelerate_config: str | None = Field(None, description="packaged name or file: how several processes are launched")
+    accelerate_config: str = Field(DEFAULT_CONFIG, description="packaged name or file: how several processes launch")
     secrets: list[str] = Field(default_factory=list)
     poll_s: float = Field(5.0, gt=0)
     submit_attempts: int = Field(5, ge=1, description="tries to reach the scheduler before a run fails")

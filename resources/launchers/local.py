@@ -20,6 +20,7 @@ from pydantic import Field
 
 from resources.launchers.base import Launcher, Request, job_command, job_environment, write_private
 from resources.launchers.spec import JobResult, JobSpec
+from resources.profiles.accelerate import DEFAULT_CONFIG
 from rluf_assets.errors import ConfigError, JobFailed, JobRefused
 from rluf_assets.jobs.runner import REFUSED, run_job
 from rluf_assets.lake import read_artifact
@@ -34,7 +35,7 @@ class LocalLauncher(Launcher):
     """
 
     python: str = Field(default_factory=lambda: sys.executable)
-    accelerate_config: str | None = None
+    accelerate_config: str = DEFAULT_CONFIG
     in_process: list[str] = Field(default_factory=list)
     threads_per_job: int = 1
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 import rluf_assets.jobs
 from resources.launchers.spec import VARIABLE_NAME, JobResources
-from resources.profiles.accelerate import known_accelerate_config
+from resources.profiles.accelerate import DEFAULT_CONFIG, known_accelerate_config
 from rluf_assets.errors import ConfigError
 
 AccelerateConfig = Annotated[str, AfterValidator(known_accelerate_config)]
@@ -27,8 +27,9 @@ class _Frozen(BaseModel):
 
 class _AnyLauncher(_Frozen):
     python: str | None = Field(None, description="interpreter of the jobs; None: the path of the one running here")
-    accelerate_config: AccelerateConfig | None = Field(
-        None, description="a packaged name (ddp, zero2, zero3) or a file: how jobs of several processes are launched"
+    accelerate_config: AccelerateConfig = Field(
+        DEFAULT_CONFIG,
+        description="a packaged name (ddp, zero2, zero3) or a file: how jobs of several processes are launched",
     )
 
 

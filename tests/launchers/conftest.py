@@ -22,6 +22,7 @@ from dagster_graphql import DagsterGraphQLClient
 
 from resources.launchers.local import LocalLauncher
 from resources.launchers.spec import InputArtifact, JobSpec
+from rluf_assets.lake import Artifact
 
 pytest.register_assert_rewrite("tests.launchers.graph")
 
@@ -152,6 +153,11 @@ def two_node_spec(tiny_home: Path, out: Path) -> JobSpec:
     config = {**spec.config, "max_train_rows": 200, "epochs": 1}
     needs = spec.resources.model_copy(update={"nodes": 2})
     return spec.model_copy(update={"output_uri": str(out / "two"), "resources": needs, "config": config})
+
+
+def ranks_of(artifact: Artifact) -> int:
+    """Processes that trained a reward model together, by its own account."""
+    return int(json.loads(Path(artifact.path("metrics.json")).read_text())["training"]["ranks"])
 
 
 def training_spec(tiny_home: Path, out: Path, **resources: Any) -> JobSpec:

@@ -14,22 +14,20 @@ from safetensors.torch import load_file
 from resources.launchers.base import Request, job_command, job_environment
 from resources.launchers.spec import JobSpec
 from rluf_assets.lake import read_artifact
-from tests.launchers.conftest import adopt_spec
+from tests.launchers.conftest import adopt_spec, ranks_of
 
 pytestmark = pytest.mark.slow
 RANKS = 2
 
 
 def launch(spec: JobSpec) -> subprocess.CompletedProcess[str]:
-    """The job's own command line behind `accelerate launch`, on this machine's CPU."""
-    request = Request((spec,))
+    """The job as a launcher starts it for two processes, on this machine's CPU."""
+    needs = spec.resources.model_copy(update={"gpus_per_node": RANKS, "cpus": RANKS})
+    request = Request((spec.model_copy(update={"resources": needs}),))
     request.prepare()
-    python, _, *module = job_command(sys.executable, request)
-    many = [python, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--num_processes", str(RANKS)]
-    return subprocess.run(
-        [*many, "--num_cpu_threads_per_process", "1", "--main_process_port", "0", "--module", *module],
-        env={**os.environ, **job_environment(1)}, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+    command = job_command(sys.executable, request)
+    environment = {**os.environ, **job_environment(1)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_two_ranks_train_the_reward_model_that_one_trains(tiny_home: Path, tmp_path: Path) -> None:
@@ -39,7 +37,7 @@ def test_two_ranks_train_the_reward_model_that_one_trains(tiny_home: Path, tmp_p
     done = launch(spec)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     made = read_artifact(spec.output_uri)
-    assert made is not None and made.rows == json.loads(manifest.read_text())["rows"]
+    assert made is not None and ranks_of(made) == RANKS and made.rows == json.loads(manifest.read_text())["rows"]
     one, two = (load_file(folder / "model.safetensors") for folder in (manifest.parent, tmp_path / "two"))
     for name in one:
         assert (one[name] - two[name]).abs().max() < 1e-3, name

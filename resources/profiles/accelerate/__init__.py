@@ -1,7 +1,8 @@
 """Accelerate's configurations that come with the toolkit, and how a profile names one: `accelerate_config: zero3`.
 
 `ddp` is one copy of the model per process, `zero2` and `zero3` shard gradients and optimiser, and weights as well
-(DeepSpeed, extra `deepspeed`). The text is copied into a job's folder, where every node sees it.
+(DeepSpeed, extra `deepspeed`). The text is copied into a job's folder, where every node sees it. Never without one:
+Accelerate's own guess on a machine without a GPU is one process, whatever --num_processes says.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from rluf_assets.errors import ConfigError
+
+DEFAULT_CONFIG = "ddp"
 
 
 def packaged_configs() -> list[str]:
