@@ -38,6 +38,7 @@ class Sighting:
     reason: str = ""
     started: float | None = None
     ended: float | None = None
+    exit_status: int | None = None  # where the scheduler tells it and the job's script writes none
 
 
 @dataclass
@@ -199,15 +200,18 @@ class ClusterLauncher(Launcher):
                     return
                 ended_at = ended_at or time.monotonic()
                 if seen.state == "failed" or time.monotonic() - ended_at > PUBLISH_GRACE_S:
-                    refused = _exit_status(request) == REFUSED
-                    raise (JobRefused if refused else JobFailed)(self._obituary(request, submission, seen))
+                    raise self._obituary(request, submission, seen)
             time.sleep(self.poll_s if ended_at is None else 0.5)
 
-    def _obituary(self, request: Request, submission: Submission, seen: Sighting) -> str:
+    def _obituary(self, request: Request, submission: Submission, seen: Sighting) -> JobFailed:
+        refused = (seen.exit_status or _exit_status(request)) == REFUSED
         reason = seen.reason or "ended without publishing its artifact"
-        return (
-            f"{request.spec.name}: {self.scheduler} job {submission.job_id} {reason}. Run it again and it resumes from "
-            f"what it saved. Last lines of {request.log}:\n{request.tail(submission.log_offset)}"
+        remedy = (
+            "Mend what it says, then run it again." if refused else "Run it again and it resumes from what it saved."
+        )
+        return (JobRefused if refused else JobFailed)(
+            f"{request.spec.name}: {self.scheduler} job {submission.job_id} {reason}. {remedy} Last lines of "
+            f"{request.log}:\n{request.tail(submission.log_offset)}"
         )
 
     def _history(self, request: Request) -> JobHistory | None:

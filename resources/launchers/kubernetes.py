@@ -193,7 +193,7 @@ class KubernetesLauncher(ClusterLauncher):
         if "Complete" in conditions:
             return Sighting("done", "", started, ended)
         if "Failed" in conditions:
-            return Sighting("failed", _reason(conditions["Failed"], pods, request), started, ended)
+            return Sighting("failed", _reason(conditions["Failed"], pods, request), started, ended, _exit_status(pods))
         if (why := stuck(pods)) is not None:
             self._kill(job_id)
             return Sighting("failed", f"cannot start: {why}", started, ended)
@@ -251,9 +251,17 @@ def _reason(condition: Any, pods: list[Any], request: Request) -> str:
                 return f"ran out of memory (memory_gb {needs.memory_gb:g}; give it more)"
     if condition.reason == "DeadlineExceeded":
         return f"ran over its time limit (time_limit_s {request.time_limit_s}; give it more)"
-    codes = [status.state.terminated.exit_code for pod in pods for status in pod.status.container_statuses or []
-             if status.state.terminated and status.state.terminated.exit_code]  # fmt: skip
-    return f"ended with exit status {codes[0]}" if codes else f"ended as {condition.reason}: {condition.message}"
+    code = _exit_status(pods)
+    return f"ended with exit status {code}" if code else f"ended as {condition.reason}: {condition.message}"
+
+
+def _exit_status(pods: list[Any]) -> int | None:
+    """Of the first container that ended with one."""
+    for pod in pods:
+        for status in pod.status.container_statuses or []:
+            if status.state.terminated and status.state.terminated.exit_code:
+                return int(status.state.terminated.exit_code)
+    return None
 
 
 def _times(pods: list[Any]) -> tuple[float | None, float | None]:

@@ -17,7 +17,7 @@ from resources.launchers.kuberay import KubeRayLauncher
 from resources.launchers.kubernetes import KubernetesLauncher
 from resources.launchers.profile import build_launcher
 from resources.profiles.launchers import KubeRaySettings, KubernetesSettings
-from rluf_assets.errors import ConfigError, JobFailed, SchedulerDown
+from rluf_assets.errors import ConfigError, JobFailed, JobRefused, SchedulerDown
 from tests.launchers.api_server import Cluster, serve, validate
 from tests.launchers.conftest import Worker, adopt_spec, eventually, submissions
 
@@ -64,7 +64,7 @@ def test_a_job_is_created_seen_through_and_not_run_again(cluster: Cluster, tmp_p
 
 def test_a_failed_job_brings_the_pods_log_and_is_submitted_again(cluster: Cluster, tmp_path: Path) -> None:
     spec = adopt_spec(tmp_path, config={"tables": {"later.json": []}})
-    with pytest.raises(JobFailed, match=r"ended with exit status 1(.|\n)*later\.json: absent") as failure:
+    with pytest.raises(JobRefused, match=r"ended with exit status 3(.|\n)*later\.json: absent") as failure:
         launcher(tmp_path).run(None, spec)
     assert "b'" not in str(failure.value) and "\\n" not in str(failure.value)
     (tmp_path / "source" / "later.json").write_text("{}")
@@ -159,7 +159,7 @@ def test_a_ray_job_of_kuberay_is_seen_through(cluster: Cluster, tmp_path: Path) 
     assert result.history is not None and result.history.launcher == "KubeRay"
     assert kuberay(tmp_path).run(None, spec).reused and len(cluster.created) == 1
     bad = adopt_spec(tmp_path, name="bad", config={"tables": {"absent.json": []}})
-    with pytest.raises(JobFailed, match=r"ended with exit status 1(.|\n)*absent\.json: absent"):
+    with pytest.raises(JobRefused, match=r"ended with exit status 3(.|\n)*absent\.json: absent"):
         kuberay(tmp_path).run(None, bad)
 
 

@@ -18,7 +18,7 @@ from resources.launchers.profile import build_launcher
 from resources.launchers.ray import RayLauncher
 from resources.launchers.spec import JobSpec
 from resources.profiles.launchers import RaySettings
-from rluf_assets.errors import JobFailed, SchedulerDown
+from rluf_assets.errors import JobFailed, JobRefused, SchedulerDown
 from rluf_assets.lake import read_artifact
 from tests.launchers.conftest import (
     Way,
@@ -65,7 +65,7 @@ def test_jobs_run_are_reused_and_fail_with_their_last_words(ray_address: str, tm
     assert launcher(ray_address).run(None, spec).reused
     assert not list(tmp_path.rglob("pwned"))
     bad = adopt_spec(tmp_path, config={"tables": {"absent.json": []}})
-    with pytest.raises(JobFailed, match=r"exit status 1(.|\n)*absent\.json: absent"):
+    with pytest.raises(JobRefused, match=r"exit status 3(.|\n)*absent\.json: absent"):
         launcher(ray_address).run(None, bad)
     secret = adopt_spec(tmp_path, name="secret")
     with pytest.raises(JobFailed, match=r"exit status 78|RLUF_NO_SUCH_TOKEN|code 78"):

@@ -19,7 +19,7 @@ from resources.launchers.profile import build_launcher
 from resources.launchers.slurm import SlurmLauncher
 from resources.launchers.spec import JobResources, JobSpec
 from resources.profiles.launchers import SlurmSettings
-from rluf_assets.errors import JobFailed, SchedulerDown
+from rluf_assets.errors import JobFailed, JobRefused, SchedulerDown
 from rluf_assets.lake import read_artifact
 from tests.launchers.conftest import (
     Slurm,
@@ -85,7 +85,7 @@ def test_a_range_of_days_is_one_submission(slurm: Slurm, tmp_path: Path) -> None
 
 def test_refused_and_failed_jobs_say_why(slurm: Slurm, tmp_path: Path) -> None:
     spec = adopt_spec(tmp_path, config={"tables": {"absent.json": []}})
-    with pytest.raises(JobFailed, match=r"exit status 1(.|\n)*absent\.json: absent"):
+    with pytest.raises(JobRefused, match=r"exit status 3(.|\n)*absent\.json: absent"):
         launcher().run(None, spec)
     with pytest.raises(JobFailed, match=r"Slurm refused the job.*[Ii]nvalid partition"):
         launcher(partition="nowhere").run(None, adopt_spec(tmp_path, name="refused"))
@@ -95,12 +95,12 @@ def test_a_secret_reaches_the_job_by_reference(slurm: Slurm, tmp_path: Path, mon
     monkeypatch.setenv("RLUF_TEST_TOKEN", "s3cret-value")
     monkeypatch.setenv("RLUF_NOT_FOR_JOBS", "other-value")
     probe = tmp_path / "python"
-    probe.write_text("#!/bin/sh\nenv\nexit 3\n")
+    probe.write_text("#!/bin/sh\nenv\nexit 5\n")
     probe.chmod(0o700)
     spec = adopt_spec(tmp_path, env={"RLUF_PLAIN": "it's $HOME"})
     here = launcher(python=str(probe), secrets=("RLUF_TEST_TOKEN",))
     assert "s3cret" not in here.render(spec)
-    with pytest.raises(JobFailed, match="exit status 3"):
+    with pytest.raises(JobFailed, match="exit status 5"):
         here.run(None, spec)
     log = Path(spec.output_uri) / "logs" / "job.log"
     seen = log.read_text()
