@@ -93,7 +93,8 @@ class Clusters:
         sums = [np.bincount(c, weights=e, minlength=self.size) for c, e in ((self.ours, ours), (self.theirs, theirs))]
         own, other = (n / max(n - 1, 1) for n in self.counts)
         squares = np.array([sums[0] @ sums[0], sums[1] @ sums[1], sums[0] @ sums[1]])
-        return np.array([own, other, np.sqrt(own * other)]) * squares
+        variances: Array = np.array([own, other, np.sqrt(own * other)]) * squares
+        return variances
 
 
 @dataclass(frozen=True)

@@ -87,13 +87,12 @@ def against_others(users: pl.DataFrame, policy: str, numerator: str, denominator
     """Relative change of a ratio of sums, users of `policy` against all other users; undefined where a side is empty."""
     ordered = users.sort("policy", "user_id").with_columns(pl.col(numerator, denominator).cast(pl.Float64))
     same = pl.col("policy") == policy
-    sides = [
+    ours, theirs = (
         ratio_of_sums(side[numerator].to_numpy(), side[denominator].to_numpy())
         for side in (ordered.filter(same), ordered.filter(~same))
-    ]
-    if sides[0] is None or sides[1] is None:
+    )
+    if ours is None or theirs is None:
         return Estimate(None, None, None)
-    ours, theirs = sides
     df = welch(ours.variance, theirs.variance, ours.degrees_of_freedom, theirs.degrees_of_freedom)
     return fieller(ours.value, theirs.value, ours.variance, theirs.variance, confidence=confidence, df=df)
 
