@@ -5,6 +5,7 @@ frame with a row per day. The resource `lake` gives the artifacts; assets are na
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import dagster as dg
 import polars as pl
 
 from data_checks.drift import TRAILING_DAYS, with_drift
-from data_checks.suites import CRITICAL, load_suite, run_suite, suite_path
+from data_checks.suites import CRITICAL, CheckOutcome, load_suite, run_suite, suite_path
 from resources.metadata import page_links
 from resources.profiles import PAGES_URL
 from rluf_assets.lake import Lake
@@ -37,12 +38,15 @@ def build_checks(
             partial(_day_metrics, signal),
             "day",
             pages_url,
+            partial(_other_days, signal),
         ),
         _checks_of("signal_set", suite_path("signal_set", folder), _set_metrics, None, pages_url),
     ]
 
 
-def _checks_of(asset: str, path: Path, frame: Frame, key: str | None, pages_url: str) -> dg.AssetChecksDefinition:
+def _checks_of(
+    asset: str, path: Path, frame: Frame, key: str | None, pages_url: str, others: Frame | None = None
+) -> dg.AssetChecksDefinition:
     specs = [
         dg.AssetCheckSpec(
             entry["meta"]["name"],
@@ -58,7 +62,9 @@ def _checks_of(asset: str, path: Path, frame: Frame, key: str | None, pages_url:
         wanted = {check.name for check in context.selected_asset_check_keys}
         lake: Lake = context.op_execution_context.resources.lake.lake
         metrics = frame(context, lake)
-        for outcome in run_suite(metrics, path, key=key):
+        outcomes = run_suite(metrics, path, key=key)
+        standing = others(context, lake) if others else pl.DataFrame()
+        for outcome in with_standing(outcomes, standing, path, key):
             if outcome.name in wanted:
                 yield dg.AssetCheckResult(
                     asset_key=dg.AssetKey(asset),
@@ -75,6 +81,24 @@ def _checks_of(asset: str, path: Path, frame: Frame, key: str | None, pages_url:
                 )
 
     return checks
+
+
+def with_standing(
+    outcomes: list[CheckOutcome], others: pl.DataFrame, path: Path, key: str | None
+) -> list[CheckOutcome]:
+    """The outcomes; a contract that the run's own rows keep and another in force breaks stays broken until it is mended.
+
+    Dagster knows one state per check: a good day would otherwise open the way for the bad one before it.
+    """
+    if others.is_empty():
+        return outcomes
+    broken = {o.name: o for o in run_suite(others, path, key=key) if o.severity == CRITICAL and not o.passed}
+    return [
+        replace(broken[o.name], observed=f"brought in before: {broken[o.name].observed}")
+        if o.passed and o.name in broken
+        else o
+        for o in outcomes
+    ]
 
 
 def _pages_of(lake: Lake, asset: str, partitions: Sequence[str], pages_url: str) -> dict[str, dg.UrlMetadataValue]:
@@ -98,6 +122,13 @@ def _day_metrics(signal: str, context: dg.AssetCheckExecutionContext, lake: Lake
         span = in_run.partition_key_range
         there = [day for day in there if span.start <= day <= span.end]  # ISO dates sort as text
     return day_metrics(lake, there, known, signal)
+
+
+def _other_days(signal: str, context: dg.AssetCheckExecutionContext, lake: Lake) -> pl.DataFrame:
+    """Metrics rows of the days in force that are not in the run."""
+    known = lake.partitions("validated_replies")
+    own = _day_metrics(signal, context, lake)["day"].cast(pl.String).to_list()
+    return day_metrics(lake, [day for day in known if day not in own], known, signal)
 
 
 def day_metrics(lake: Lake, days: list[str], known: list[str], signal: str = "love") -> pl.DataFrame:

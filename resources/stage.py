@@ -4,7 +4,7 @@ Work in, artifact in force out: spec with fingerprint -> launcher -> `current.js
 content hash as data version, counts and figures as metadata, and the folder's path.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,15 +72,20 @@ class StageRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def run(self, context: dg.AssetExecutionContext, work: Work) -> dg.MaterializeResult[Any]:
         """Do the work of the asset (and partition) being materialised."""
-        asset = context.asset_key.to_user_string()
-        partition = context.partition_key if context.has_partition_key else None
-        result = self._finish(asset, partition, self._launch(context, [self.spec(asset, partition, work)])[0])
+        asset, partition = self._place(context)
+        result = self._finish(asset, partition, self.result(context, work))
         return dg.MaterializeResult(
             metadata=describe(result, self.pages_url), data_version=dg.DataVersion(result.artifact.content_hash)
         )
 
-    def run_days(self, context: dg.AssetExecutionContext, works: Mapping[str, Work]) -> dg.MaterializeResult[Any]:
-        """Do the work of a range of days in one run; every day gets its own artifact and metadata."""
+    def result(self, context: dg.AssetExecutionContext, work: Work) -> JobResult:
+        """Do the work, and put nothing in force."""
+        return self._launch(context, [self.spec(*self._place(context), work)])[0]
+
+    def run_days(
+        self, context: dg.AssetExecutionContext, works: Mapping[str, Work]
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        """Do the work of a range of days in one run; every day gets its own artifact, metadata and data version."""
         asset = context.asset_key.to_user_string()
         specs = [self.spec(asset, day, work) for day, work in works.items()]
         results = self._launch(context, specs)
@@ -88,9 +93,15 @@ class StageRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
             self._finish(asset, day, result)
             context.add_asset_metadata(describe(result, self.pages_url), partition_key=day)
         hashes = {day: result.artifact.content_hash for day, result in zip(works, results, strict=True)}
-        # Dagster takes one data version per step: a day alone has its own, a range the hash over its days'.
-        version = next(iter(hashes.values())) if len(hashes) == 1 else make_fingerprint("days", None, hashes, 0)
-        return dg.MaterializeResult(data_version=dg.DataVersion(version))
+        if len(hashes) == 1:
+            yield dg.MaterializeResult(data_version=dg.DataVersion(*hashes.values()))
+            return
+        # Dagster takes one data version per step. Each day's own is observed right after: what is downstream then asks
+        # for the days whose content changed, and for nothing where a range was only read again.
+        yield dg.MaterializeResult(data_version=dg.DataVersion(make_fingerprint("days", None, hashes, 0)))
+        for day, content in hashes.items():
+            tags = {"dagster/data_version": content}
+            context.log_event(dg.AssetObservation(context.asset_key, partition=day, tags=tags))
 
     def run_aside(self, context: dg.AssetExecutionContext | None, name: str, work: Work) -> Artifact:
         """Run a job that is not an asset's own work (playing the production), under its own name in the lake."""
@@ -108,6 +119,10 @@ class StageRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
             raise
         except (JobFailed, SchedulerDown) as error:
             raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=RETRY_WAIT_S) from error
+
+    @staticmethod
+    def _place(context: dg.AssetExecutionContext) -> tuple[str, str | None]:
+        return context.asset_key.to_user_string(), context.partition_key if context.has_partition_key else None
 
     def _finish(self, asset: str, partition: str | None, result: JobResult) -> JobResult:
         self.lake.set_current(asset, partition, result.artifact)

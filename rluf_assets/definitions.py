@@ -5,13 +5,12 @@ Loaded by `dagster dev -w workspace.yaml` and `rluf ui`; `RLUF_HOME` names the h
 
 from __future__ import annotations
 
-from functools import partial
-
 import dagster as dg
 
 from data_checks.checks import build_checks
 from resources.build import build_resources
 from rluf_assets.assets import evaluation, policy, reaction_logs, reward_models, signals
+from rluf_assets.automation import AUTOMATION, automated
 from rluf_assets.documented import documented
 from rluf_assets.partitions import CANDIDATES, DAYS, OBJECTIVES, home, profile
 
@@ -50,8 +49,9 @@ modules = [reaction_logs, signals, reward_models, policy, evaluation]
 assets = [found for found in dg.load_assets_from_modules(modules) if isinstance(found, dg.AssetsDefinition)]
 
 defs = dg.Definitions(
-    assets=dg.map_asset_specs(partial(documented, profile=profile()), assets),
+    assets=dg.map_asset_specs(lambda spec: automated(documented(spec, profile())), assets),
     asset_checks=build_checks(home() / "suites", profile().signal_set.signal, profile().pages_url),
     jobs=[ingest_logs, build_signals, bring_in_pairs, train_rewards, optimise_candidate, decide_release],
+    sensors=[AUTOMATION],
     resources=build_resources(profile(), home()),
 )

@@ -72,7 +72,9 @@ def live_folders(lake: Lake) -> set[str]:
             continue
         live.add(folder)
         inputs: dict[str, dict[str, Any]] = artifact.manifest.get("spec", {}).get("inputs", {})
-        waiting += [found for entry in inputs.values() if (found := read_artifact(entry["uri"])) is not None]
+        # A reward model's predecessor was compared with it; without it the model is as good.
+        made_from = [entry for name, entry in inputs.items() if name != "previous"]
+        waiting += [found for entry in made_from if (found := read_artifact(entry["uri"])) is not None]
     return live
 
 

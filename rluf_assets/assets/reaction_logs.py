@@ -1,6 +1,7 @@
 """reaction_logs: the production's logs by day, as they came and as validated."""
 
 import warnings
+from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -25,15 +26,19 @@ DAILY: dict[str, Any] = {
 
 
 @dg.asset(**DAILY, code_version="1")
-def raw_messages(context: dg.AssetExecutionContext, stage: StageRunner, production: Production) -> Result:
+def raw_messages(context: dg.AssetExecutionContext, stage: StageRunner, production: Production) -> Iterator[Result]:
     """One row per message, as the source gave it, in canonical columns; append-only, by the day it was written."""
-    return stage.run_days(context, {day: production.logs(context, "messages", day) for day in context.partition_keys})
+    yield from stage.run_days(
+        context, {day: production.logs(context, "messages", day) for day in context.partition_keys}
+    )
 
 
 @dg.asset(**DAILY, code_version="1")
-def raw_reactions(context: dg.AssetExecutionContext, stage: StageRunner, production: Production) -> Result:
+def raw_reactions(context: dg.AssetExecutionContext, stage: StageRunner, production: Production) -> Iterator[Result]:
     """One row per reaction event (set or revoked), as the source gave it, by the day it was given."""
-    return stage.run_days(context, {day: production.logs(context, "reactions", day) for day in context.partition_keys})
+    yield from stage.run_days(
+        context, {day: production.logs(context, "reactions", day) for day in context.partition_keys}
+    )
 
 
 @dg.asset(
@@ -44,9 +49,9 @@ def raw_reactions(context: dg.AssetExecutionContext, stage: StageRunner, product
         dg.AssetDep(raw_reactions, partition_mapping=dg.TimeWindowPartitionMapping(end_offset=1)),
     ],
 )
-def validated_replies(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
+def validated_replies(context: dg.AssetExecutionContext, stage: StageRunner) -> Iterator[Result]:
     """One row per assistant reply: its label per signal, mature or pending; bad rows in the quarantine beside it."""
-    return stage.run_days(context, {day: _validation(stage, day) for day in context.partition_keys})
+    yield from stage.run_days(context, {day: _validation(stage, day) for day in context.partition_keys})
 
 
 def _validation(stage: StageRunner, day: str) -> Work:

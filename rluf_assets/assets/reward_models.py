@@ -7,6 +7,7 @@ import dagster as dg
 from resources.launchers.spec import InputArtifact
 from resources.places import data_folder, locate
 from resources.stage import Work
+from rluf_assets.assets.adoption import adopted_check, train_and_compare
 from rluf_assets.assets.common import OWNERS, Result, StageRunner, days_of
 from rluf_assets.assets.reaction_logs import validated_replies
 from rluf_assets.assets.signals import preference_pairs, signal_set
@@ -46,11 +47,12 @@ def _own_base(config: RewardConfig) -> list[dg.AssetsDefinition]:
     return [base_policy] if config.base is None else []
 
 
-@dg.asset(**MODELS, deps=[signal_set, *_own_base(profile().p_love)])
-def p_love(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
-    """P[signal]: a sequence classifier trained with binary cross-entropy, with its calibration to live rates."""
+@dg.asset(**MODELS, deps=[signal_set, *_own_base(profile().p_love)], check_specs=[adopted_check("p_love")])
+def p_love(context: dg.AssetExecutionContext, stage: StageRunner) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """P[signal] in force: a sequence classifier trained with binary cross-entropy, with its calibration to live rates."""
     config, base = _base_of(stage, profile().p_love)
-    return stage.run(context, Work("train_reward", config, {**base, "signal_set": stage.lake.current("signal_set")}))
+    inputs = {**base, "signal_set": stage.lake.current("signal_set")}
+    return train_and_compare(context, stage, Work("train_reward", config, inputs))
 
 
 @dg.asset(**MODELS, deps=[_pairs_of("helpfulness"), *_own_base(profile().helpfulness_reward)])

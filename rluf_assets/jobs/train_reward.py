@@ -1,7 +1,8 @@
 """Job `train_reward`: one reward model and its evaluation.
 
-Inputs: `base` (HF folder), `signal_set` (P[signal]) or `preference_pairs` (Bradley-Terry), `previous` (optional: a
-reward model to start from). Writes the model folder, calibration.json, metrics.json, scores, report.html and, for
+Inputs: `base` (HF folder), `signal_set` (P[signal]) or `preference_pairs` (Bradley-Terry), `previous` (optional: the
+model in force, to start from; a P[signal] is compared with it: adoption.json).
+Writes the model folder, calibration.json, metrics.json, scores, report.html and, for
 P[signal], ensemble.json.
 """
 
@@ -36,6 +37,7 @@ def run(job: Job) -> Produced:
     train = pl.read_parquet(job.input(source) / "train.parquet")
     held = pl.scan_parquet(job.input(source) / f"{held_name}.parquet")
     check_held(held, config)
+    previous = job.input("previous") if "previous" in job.spec.inputs else None
     trained = train_reward(
         job.input("base"),
         train,
@@ -44,7 +46,7 @@ def run(job: Job) -> Produced:
         out=job.out,
         checkpoints=job.scratch("checkpoints"),
         rates=read_json(str(job.input(source) / "rates.json")) if labelled else None,
-        previous=job.input("previous") if "previous" in job.spec.inputs else None,
+        previous=previous if config.adoption.warm_start else None,
         progress=job.progress,
     )
     if not job.first_rank:
@@ -61,8 +63,15 @@ def run(job: Job) -> Produced:
     write_json(str(job.out / "metrics.json"), {**evaluation.metrics, "training": trained.rows | trained.metrics})
     if evaluation.ensemble is not None:
         evaluation.ensemble.save(job.out)
+    figures = _flat(evaluation.metrics)
+    if labelled and previous is not None:
+        from rluf_assets.rewards.adoption import compare
+
+        verdict = compare(evaluation, RewardModel.load(previous, device=device()), config, seed=job.seed).to_json()
+        write_json(str(job.out / "adoption.json"), verdict)
+        figures |= {"adopted": verdict["adopted"], "verdict": verdict["verdict"], **_flat(verdict)}
     write_report(job.out / "report.html", evaluation, model.calibration, config)
-    return Produced(trained.rows, _flat(evaluation.metrics))
+    return Produced(trained.rows, figures)
 
 
 def _flat(metrics: dict[str, Any]) -> dict[str, Any]:

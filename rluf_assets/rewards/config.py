@@ -43,6 +43,15 @@ class EvaluationConfig(_Frozen):
     min_slice_rows: int = Field(50, ge=2, description="smaller slices get no metrics of their own")
 
 
+class AdoptionConfig(_Frozen):
+    """How a P[signal] trained on new rows takes the place of the one in force."""
+
+    warm_start: bool = Field(True, description="start from the model in force, with `replay_share` of rows it has seen")
+    require: Literal["not_worse", "better"] = Field(
+        "not_worse", description="what the comparison on the later holdout must tell; better: new candidates less often"
+    )
+
+
 class RewardConfig(_Frozen):
     """One reward model. `objective` decides the loss and the columns that the data must have."""
 
@@ -87,6 +96,7 @@ class RewardConfig(_Frozen):
     checkpoint_steps: Positive = 100
     log_steps: Positive = 10
     evaluation: EvaluationConfig = EvaluationConfig()
+    adoption: AdoptionConfig = AdoptionConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> RewardConfig:

@@ -37,7 +37,7 @@ def _publish_day(lake: Lake, day: str, **figures: Any) -> None:
     row = partition_metrics(validated(messages, reactions), SIGNALS, None)
     row = row.with_columns(pl.lit(value).cast(row.schema[name]).alias(name) for name, value in figures.items())
     folder = Path(lake.folder("validated_replies", day, day.replace("-", "") * 2))
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     row.with_columns(day=pl.lit(day).str.to_date()).write_parquet(folder / "metrics.parquet")
     lake.set_current("validated_replies", day, publish(str(folder), fingerprint="f", produced=Produced()))
 
@@ -81,6 +81,21 @@ def test_a_range_of_days_is_judged_in_one_call(lake: Lake) -> None:
     assert broken.severity == dg.AssetCheckSeverity.ERROR
     assert broken.metadata["observed"].value == "1 of 4 rows outside (2026-01-03: 2)"  # the 5th is not in the range
     assert broken.metadata["rows"].value == 4
+
+
+def test_a_bad_day_stays_bad_until_it_is_mended(lake: Lake) -> None:
+    """A good day after it opens nothing: what is downstream takes both."""
+    _publish_day(lake, "2026-01-01", replies_gap=2, turns_mean=99.0)
+    _publish_day(lake, "2026-01-02")
+    found = {one.check_name: one for one in _run(lake, ("2026-01-02", "2026-01-02")).get_asset_check_evaluations()}
+    assert {name for name, one in found.items() if not one.passed} == {
+        "replies_add_up"
+    }  # an old warning is not told again
+    assert (
+        found["replies_add_up"].metadata["observed"].value == "brought in before: 1 of 1 rows outside (2026-01-01: 2)"
+    )
+    _publish_day(lake, "2026-01-01")
+    assert _run(lake, ("2026-01-01", "2026-01-01")).success
 
 
 def test_warnings_do_not_fail_and_a_part_of_the_checks_can_run(lake: Lake) -> None:

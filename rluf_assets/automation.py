@@ -1,0 +1,102 @@
+"""When an asset is made again by itself: when the *content* of what it is made from has changed, and not before.
+
+Upstream runs that leave the content hash (Dagster's data version) as it was ask for nothing. `AUTOMATION` is the sensor
+that evaluates the conditions under `rluf ui` or any Dagster daemon; `rluf update` evaluates the same ones without a daemon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+from dagster import AutomationCondition as When
+
+Condition = When[Any]
+
+# A source is read again for so many days back: reactions that came late, files that were rewritten.
+LOOK_BACK_DAYS = 3
+HOURLY, DAILY = "5 * * * *", "35 3 * * *"
+
+# Remade by people only: all candidates are measured against the starting policy, on the same prompts, and experts' pairs
+# do not come by the day.
+FIXED = ("base_policy", "evaluation_prompts", "preference_pairs")
+# What a run may leave out: a release on hold, an A/B test that never was. To be missing is no reason to run, or to wait.
+OPTIONAL = ("ab_exposures", "released_policy")
+_DAYS = ("raw_messages", "raw_reactions", "validated_replies")
+
+
+def arrives() -> Condition:
+    """For raw days: once a day is over and missing, hourly until it is there; each night the days of the look-back again."""
+    missing = When.missing() & (When.missing().newly_true() | When.cron_tick_passed(HOURLY))
+    recent = When.in_latest_time_window(timedelta(days=LOOK_BACK_DAYS))
+    return ((missing | When.cron_tick_passed(DAILY)) & recent & ~When.in_progress()).with_label("a day arrived")
+
+
+def follows(*, besides: Sequence[str] = (), optional: bool = False) -> Condition:
+    """For what is made from other assets: their content or the code changed, their checks passed, none is on its way.
+
+    `besides`: inputs whose change alone is no reason. `optional`: the asset may be left out by its run.
+    """
+    changed = When.any_deps_match(When.data_version_changed())
+    if besides:
+        changed = changed.ignore(dg.AssetSelection.assets(*besides))
+    reasons: Condition = changed | When.code_version_changed()
+    if not optional:
+        reasons = reasons | When.newly_missing()
+    # Days come one after another, and what is optional may never come: neither is waited for.
+    absent = When.any_deps_missing().ignore(dg.AssetSelection.assets(*_DAYS, *OPTIONAL))
+    on_its_way = When.any_deps_match(When.in_progress() | When.will_be_requested())
+    return (
+        reasons.since_last_handled()
+        & ~absent
+        & ~on_its_way
+        & ~When.in_progress()
+        & When.all_deps_blocking_checks_passed()
+    ).with_label("its inputs changed")
+
+
+def validates() -> Condition:
+    """For validated days: as `follows`, and the day's own messages must be in, and those of the day before."""
+    return (follows() & ~When.any_deps_missing().allow(dg.AssetSelection.assets("raw_messages"))).with_label(
+        "its logs changed"
+    )
+
+
+def _names(deps: Iterable[dg.AssetDep]) -> list[str]:
+    return [dep.asset_key.to_user_string() for dep in deps]
+
+
+def automated(spec: dg.AssetSpec) -> dg.AssetSpec:
+    """The spec with the condition under which it is made again; those of `FIXED` have none."""
+    name = spec.key.to_user_string()
+    if name in FIXED:
+        return spec
+    if name in ("raw_messages", "raw_reactions"):
+        condition = arrives()
+    elif name == "validated_replies":
+        condition = validates()
+    elif name == "reward_hacking_audit":
+        condition = follows(besides=("signal_set",))  # a new day alone changes no candidate
+    elif name == "release_report":
+        # Once, when all is compared: whatever else changes with a model changes the comparisons after it.
+        compared = ("reward_hacking_audit", "ab_test_readout")
+        condition = follows(besides=[key for key in _names(spec.deps) if key not in compared])
+    elif name == "released_policy":
+        # New weights are not released on the word of a report about the old ones.
+        condition = follows(besides=("crraft_policy",), optional=True)
+    else:
+        condition = follows(optional=name in OPTIONAL)
+    return spec.replace_attributes(automation_condition=condition)
+
+
+AUTOMATION = dg.AutomationConditionSensorDefinition(
+    "automation",
+    target=dg.AssetSelection.all(),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=30,
+    run_tags={"rluf/asked_by": "automation"},
+    description="Makes an asset again when the content of what it is made from has changed. On from the start; switch it "
+    "off here to run by hand only.",
+)  # fmt: skip
