@@ -92,6 +92,17 @@ class LlmJudgeConfig(_Frozen):
     threshold: float = Field(0.5, gt=0, lt=1)
 
 
+class VllmConfig(_Frozen):
+    """How vLLM runs where `engine: vllm` asks for it."""
+
+    tensor_parallel: Positive = Field(1, description="GPUs that share one copy of the policy")
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    memory_share: float = Field(
+        0.4, gt=0, lt=1, description="of the GPU; the models that train and score have the rest"
+    )
+    enforce_eager: bool = Field(True, description="false: CUDA graphs, faster, minutes to start")
+
+
 class OptimisationConfig(_Frozen):
     """One candidate: which optimiser, which objectives with which weights, under which constraints."""
 
@@ -112,6 +123,8 @@ class OptimisationConfig(_Frozen):
     )
     llm_judge: LlmJudgeConfig | None = None
     groups: tuple[PromptGroup, ...] = Field((), description="gradient-level mixing; empty: one group of all prompts")
+    engine: Literal["transformers", "vllm"] = Field("transformers", description="what samples; vllm: docs/operating.md")
+    vllm: VllmConfig = VllmConfig()
     temperature: float = Field(1.0, gt=0)
     max_new_tokens: Positive = 48
     learning_rate: float = Field(5e-4, gt=0, description="small models forget facts above this: see docs/benchmarks.md")

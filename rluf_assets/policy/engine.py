@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from rluf_assets.chat import Message
 from rluf_assets.errors import ConfigError, DataError
@@ -51,7 +51,7 @@ class TransformersEngine:
         self.encoder = PromptEncoder(AutoTokenizer.from_pretrained(folder))
         self.batch_tokens = batch_tokens
         self.max_positions = int(self.model.config.max_position_embeddings)
-        self.end_ids = _end_ids(self.model, self.encoder)
+        self.end_ids = end_ids(folder, self.encoder)
         windows = set(getattr(self.model.config, "layer_types", None) or ()) - {"full_attention"}
         if windows:
             raise ConfigError(
@@ -73,9 +73,8 @@ class TransformersEngine:
         Contexts are cut at whole turns so that prompt and reply fit the model's positions. Two equal prompts in one
         call get different random numbers. Raises ConfigError if `max_new_tokens` leaves no room for a prompt.
         """
-        room = self._room(max_new_tokens)
-        ids = self.encoder.encode(prompts, room)
-        keys = _keys(ids, seed)
+        ids = self.encoder.encode(prompts, room(self.folder, self.max_positions, max_new_tokens))
+        keys = prompt_keys(ids, seed)
         completions: list[list[Completion]] = [[] for _ in prompts]
         for batch in length_batches([len(x) + n * max_new_tokens // 4 for x in ids], self.batch_tokens):
             uniforms = None
@@ -128,17 +127,8 @@ class TransformersEngine:
     ) -> list[tuple[list[int], list[int]]]:
         """(prompt ids, completion ids) of each row; prompts cut to what `max_new_tokens` (else the longest) leaves."""
         longest = max(len(completion.token_ids) for completion in completions)
-        encoded = self.encoder.encode(prompts, self._room(max_new_tokens or longest))
+        encoded = self.encoder.encode(prompts, room(self.folder, self.max_positions, max_new_tokens or longest))
         return [(p, list(c.token_ids)) for p, c in zip(encoded, completions, strict=True)]
-
-    def _room(self, max_new_tokens: int) -> int:
-        room = self.max_positions - max_new_tokens
-        if room < 1:
-            raise ConfigError(
-                f"{self.folder}: {max_new_tokens} new tokens leave no room for a prompt "
-                f"in {self.max_positions} positions."
-            )
-        return room
 
     def _completions(self, decoded: Decoded) -> Iterator[list[Completion]]:
         lengths, finished = decoded.lengths.tolist(), decoded.finished.tolist()
@@ -187,15 +177,29 @@ def token_logprobs(model: PreTrainedModel, pairs: Sequence[tuple[list[int], list
     return torch.where(real.to(ids.device), logprobs, 0.0)
 
 
-def _end_ids(model: PreTrainedModel, encoder: PromptEncoder) -> frozenset[int]:
-    found = model.generation_config.eos_token_id if model.generation_config is not None else None
+def end_ids(folder: str | Path, encoder: PromptEncoder) -> frozenset[int]:
+    """Tokens that end a reply: those of the model's generation settings and the tokenizer's own."""
+    try:
+        found = GenerationConfig.from_pretrained(folder).eos_token_id
+    except OSError:
+        found = AutoConfig.from_pretrained(folder).eos_token_id
     ids = [found] if isinstance(found, int) else list(found or ())
     if encoder.tokenizer.eos_token_id is not None:
         ids.append(encoder.tokenizer.eos_token_id)
     return frozenset(ids)
 
 
-def _keys(prompt_ids: Sequence[Sequence[int]], seed: int) -> list[int]:
+def room(folder: str, max_positions: int, max_new_tokens: int) -> int:
+    """Tokens that a prompt may have. Raises ConfigError if there are none."""
+    left = max_positions - max_new_tokens
+    if left < 1:
+        raise ConfigError(
+            f"{folder}: {max_new_tokens} new tokens leave no room for a prompt in {max_positions} positions."
+        )
+    return left
+
+
+def prompt_keys(prompt_ids: Sequence[Sequence[int]], seed: int) -> list[int]:
     """A 128-bit random key per prompt from the seed, its tokens, and how often they stood before in this call."""
     seen: Counter[bytes] = Counter()
     keys = []

@@ -36,6 +36,7 @@ from rluf_assets.policy.phases import (
     sample_frame,
 )
 from rluf_assets.policy.record import iteration_row, iterations_frame
+from rluf_assets.policy.sampler import Sampler, new_sampler
 from rluf_assets.policy.selecting import LogRatios, SlowJudge, select_frame
 from rluf_assets.policy.state import load_state, newest_state, save_state
 from rluf_assets.policy.update import UpdateFigures, new_optimizer, update
@@ -63,6 +64,7 @@ class _Run:
     seed: int
     policy: TransformersEngine
     reference: TransformersEngine
+    sampler: Sampler
     scorers: Mapping[str, Scorer]
     slow_judge: SlowJudge | None
     schedule: list[list[Prompt]]
@@ -91,13 +93,15 @@ def optimise_policy(
         return []
     groups = config.prompt_groups()
     prompts = read_prompts(prompts_file, "optimisation", groups)
+    policy = TransformersEngine(base_policy, batch_tokens=config.sampling_tokens)
     run = _Run(
         config,
         groups,
         folders,
         seed,
+        policy,
         TransformersEngine(base_policy, batch_tokens=config.sampling_tokens),
-        TransformersEngine(base_policy, batch_tokens=config.sampling_tokens),
+        new_sampler(policy, base_policy, folders.checkpoints / "sampled", config),
         scorers,
         slow_judge,
         prompt_schedule(prompts, config, seed),
@@ -166,7 +170,7 @@ def _iterate(
         seconds[name] = time.perf_counter() - begin
         return frame
 
-    sample = phase("sample", lambda: sample_frame(run.policy, prompts, config, n=None, seed=seed))
+    sample = phase("sample", lambda: sample_frame(run.sampler.renew(), prompts, config, n=None, seed=seed))
     score = phase(
         "score", lambda: mix_rewards(raw_scores(sample, run.scorers), run.groups, normalisation, config.mixing)
     )

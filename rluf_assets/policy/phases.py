@@ -20,9 +20,10 @@ from rluf_assets.chat import Message
 from rluf_assets.errors import DataError
 from rluf_assets.policy.batch import BASELINE
 from rluf_assets.policy.config import OptimisationConfig, PromptGroup
-from rluf_assets.policy.engine import Completion, TransformersEngine
+from rluf_assets.policy.engine import Completion
 from rluf_assets.policy.judges import find_judge, has_farewell
 from rluf_assets.policy.objectives import Normalisation, add_rewards
+from rluf_assets.policy.sampler import Samples
 
 
 class Scorer(Protocol):
@@ -77,7 +78,7 @@ def read_prompts(file: Path, split: str, groups: Sequence[PromptGroup] = ()) -> 
 
 
 def sample_frame(
-    engine: TransformersEngine, prompts: Sequence[Prompt], config: OptimisationConfig, *, n: int | None, seed: int
+    engine: Samples, prompts: Sequence[Prompt], config: OptimisationConfig, *, n: int | None, seed: int
 ) -> pl.DataFrame:
     """Phase *sample*: each group's N completions per prompt (`n` None), or n = 1 replies of the reference policy."""
     rows: list[dict[str, object]] = []

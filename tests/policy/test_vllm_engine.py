@@ -1,0 +1,75 @@
+"""VLLMEngine beside TransformersEngine on the same weights, and the loop on it: in vLLM's own environment, for real.
+
+The comparison itself is tests/policy/vllm_comparison.py, run by the interpreter that RLUF_VLLM_PYTHON names, else
+`.venv-vllm/bin/python` (`make vllm-env`). Without one it skips; RLUF_REQUIRE_VLLM=1 makes that a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+# Per-token log-probabilities in bfloat16 against float32: eight bits of mantissa, two layers.
+MEAN_TOLERANCE, MAX_TOLERANCE = 0.02, 0.25
+
+
+@pytest.fixture(scope="module")
+def vllm_python() -> str:
+    python = os.environ.get("RLUF_VLLM_PYTHON") or str(ROOT / ".venv-vllm" / "bin" / "python")
+    if not Path(python).exists():
+        reason = f"no interpreter with vLLM at {python} (make vllm-env, or RLUF_VLLM_PYTHON)"
+        if os.environ.get("RLUF_REQUIRE_VLLM") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return python
+
+
+def run(python: str, task: str, *arguments: str | Path) -> dict[str, Any]:
+    """One task of vllm_comparison.py in a process of its own; what it printed last, as JSON."""
+    done = subprocess.run(
+        [python, "-m", "tests.policy.vllm_comparison", task, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_both_engines_say_the_same_in_float32_also_after_a_reload(
+    vllm_python: str, base: Path, prompts_file: Path, tmp_path: Path
+) -> None:
+    found = run(vllm_python, "greedy", base, prompts_file, tmp_path)
+    assert found["greedy_equal"] == found["greedy_equal_after_reload"] == found["prompts"] == 40
+    assert found["changed_by_reload"] > 20, "the reloaded weights are no different"
+    assert found["logprob_error"] < 1e-3 and found["logprob_error_after_reload"] < 1e-3
+    assert found["same_seed_same_samples"] and found["other_seed_other_samples"]
+    assert found["ended"] > 0.5 and found["ends_agree"]
+    assert "expected" in found["stale_version_error"]
+
+
+def test_log_probabilities_agree_in_bfloat16(vllm_python: str, base: Path, prompts_file: Path, tmp_path: Path) -> None:
+    found = run(vllm_python, "bfloat16", base, prompts_file, tmp_path)
+    for when in ("before", "after"):
+        assert found[f"mean_error_{when}"] < MEAN_TOLERANCE, found
+        assert found[f"max_error_{when}"] < MAX_TOLERANCE, found
+
+
+def test_the_loop_samples_by_vllm(
+    vllm_python: str, base: Path, prompts_file: Path, reward_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    found = run(vllm_python, "loop", base, prompts_file, tmp_path, *reward_folders.values())
+    assert found["iterations"] == 3 and all(learned > 0 for learned in found["learned"])
+    # Samples come from the policy as it is: at first the reference itself, later one that moves away from it.
+    assert abs(found["kl_mean"][0]) < 0.05 < found["kl_mean"][2]

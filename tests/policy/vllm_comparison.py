@@ -1,0 +1,143 @@
+"""What test_vllm_engine.py runs in vLLM's environment: `python -m tests.policy.vllm_comparison TASK BASE PROMPTS SCRATCH`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from rluf_assets.errors import TrainingError
+from rluf_assets.policy.base import save_policy
+from rluf_assets.policy.config import OptimisationConfig, VllmConfig
+from rluf_assets.policy.engine import Completion, TransformersEngine, token_logprobs
+from rluf_assets.policy.vllm_engine import VLLMEngine
+
+NEW_TOKENS = 32
+
+
+def prompts_of(file: Path) -> list[Any]:
+    return pl.read_parquet(file).filter(pl.col("split") == "optimisation")["prompt"].to_list()
+
+
+def other_policy(base: Path, out: Path) -> Path:
+    """Weights far from the base's: all of them scaled, mixed with noise of their own size."""
+    engine = TransformersEngine(base)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in engine.model.parameters():
+            parameter += 0.5 * parameter.std() * torch.randn_like(parameter)
+    out.mkdir()
+    save_policy(engine.model, engine.encoder.tokenizer, out)
+    return out
+
+
+def logprob_error(engine: TransformersEngine, prompts: list[Any], rows: list[list[Completion]]) -> float:
+    """Largest difference of summed log-probabilities."""
+    flat = [(p, c) for p, row in zip(prompts, rows, strict=True) for c in row]
+    own = engine.logprobs([p for p, _ in flat], [c for _, c in flat], max_new_tokens=NEW_TOKENS)
+    return float(np.abs(own - np.array([c.logprob for _, c in flat])).max())
+
+
+def greedy(base: Path, file: Path, scratch: Path) -> dict[str, Any]:
+    prompts = prompts_of(file)
+    other = other_policy(base, scratch / "other")
+    settings: dict[str, Any] = {"n": 1, "max_new_tokens": NEW_TOKENS, "temperature": 0.0, "seed": 0}
+    vllm = VLLMEngine(base, VllmConfig(dtype="float32"))
+    first = vllm.load(base)
+    one, two = TransformersEngine(base), TransformersEngine(other)
+    wanted, found = one.sample(prompts, **settings), vllm.sample(prompts, **settings)
+    settings["temperature"], settings["n"] = 1.0, 3
+    drawn, again = vllm.sample(prompts, **settings), vllm.sample(prompts, **settings)
+    differently = vllm.sample(prompts, **{**settings, "seed": 1})
+    error = logprob_error(one, prompts, drawn)
+    ends = [c.finished == (c.token_ids[-1] in one.end_ids) for row in drawn for c in row]
+    vllm.load(other)
+    settings["temperature"], settings["n"] = 0.0, 1
+    wanted_after, found_after = two.sample(prompts, **settings), vllm.sample(prompts, **settings)
+    error_after = logprob_error(two, prompts, vllm.sample(prompts, **{**settings, "temperature": 1.0, "n": 3}))
+    stale = ""
+    try:
+        first.sample(prompts, **settings)
+    except TrainingError as refused:
+        stale = str(refused)
+    return {
+        "prompts": len(prompts),
+        "greedy_equal": sum(a[0].text == b[0].text for a, b in zip(wanted, found, strict=True)),
+        "greedy_equal_after_reload": sum(
+            a[0].text == b[0].text for a, b in zip(wanted_after, found_after, strict=True)
+        ),
+        "changed_by_reload": sum(a[0].text != b[0].text for a, b in zip(found, found_after, strict=True)),
+        "logprob_error": error,
+        "logprob_error_after_reload": error_after,
+        "same_seed_same_samples": [[c.text for c in r] for r in drawn] == [[c.text for c in r] for r in again],
+        "other_seed_other_samples": [[c.text for c in r] for r in drawn] != [[c.text for c in r] for r in differently],
+        "ended": float(np.mean([c.finished for row in drawn for c in row])),
+        "ends_agree": all(ends),
+        "stale_version_error": stale,
+    }
+
+
+def token_errors(vllm: VLLMEngine, exact: TransformersEngine, prompts: list[Any]) -> np.ndarray:
+    """Absolute differences of the log-probabilities of every token that vLLM drew."""
+    from vllm import SamplingParams
+
+    ids = exact.encoder.encode(prompts, exact.max_positions - NEW_TOKENS)
+    params = SamplingParams(
+        max_tokens=NEW_TOKENS, logprobs=0, seed=3, detokenize=False, stop_token_ids=sorted(vllm.end_ids)
+    )
+    errors = []
+    for row, output in zip(ids, vllm.generate(ids, params), strict=True):
+        drawn = output.outputs[0]
+        said = [step[token].logprob for step, token in zip(drawn.logprobs, drawn.token_ids, strict=True)]
+        with torch.inference_mode():
+            own = token_logprobs(exact.model, [(row, list(drawn.token_ids))])[0].numpy()
+        errors.append(np.abs(own - np.array(said)))
+    return np.concatenate(errors)
+
+
+def bfloat16(base: Path, file: Path, scratch: Path) -> dict[str, Any]:
+    prompts = prompts_of(file)
+    other = other_policy(base, scratch / "other")
+    vllm = VLLMEngine(base, VllmConfig(dtype="bfloat16"))
+    found = {}
+    for when, folder in (("before", base), ("after", other)):
+        vllm.load(folder)
+        errors = token_errors(vllm, TransformersEngine(folder), prompts)
+        found |= {f"mean_error_{when}": float(errors.mean()), f"max_error_{when}": float(errors.max())}
+    return found
+
+
+def loop(base: Path, file: Path, scratch: Path, *rewards: Path) -> dict[str, Any]:
+    from rluf_assets.policy.loop import Folders, optimise_policy
+    from rluf_assets.rewards.scoring import RewardModel
+
+    scorers = dict(zip(("helpfulness", "love"), map(RewardModel.load, rewards), strict=True))
+    config = OptimisationConfig(
+        engine="vllm",
+        vllm=VllmConfig(dtype="float32"),
+        weights={"helpfulness": 0.7, "love": 0.3},
+        iterations=3,
+        prompts_per_iteration=16,
+        max_new_tokens=NEW_TOKENS,
+        updates_per_iteration=2,
+        judges=("repetition",),
+        learning_rate=3e-3,
+        max_nan_share=0.1,
+    )
+    out = scratch / "run"
+    out.mkdir()
+    rows = optimise_policy(
+        base, file, scorers, Folders(out, out / "phases", out / "checkpoints", out / "logs"), config, seed=0
+    )
+    return {"iterations": len(rows), **{key: [row[key] for row in rows] for key in ("learned", "kl_mean", "reward")}}
+
+
+if __name__ == "__main__":
+    task, *folders = sys.argv[1:]
+    made = {"greedy": greedy, "bfloat16": bfloat16, "loop": loop}[task](*map(Path, folders))
+    print(json.dumps(made), flush=True)
