@@ -14,7 +14,7 @@ REAL_HOME ?= rluf-real
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install vllm-env encoder demo real ui notebooks test test-all cluster-up cluster-down check format results bench clean
+.PHONY: install vllm-env encoder demo real ui notebooks docs test coverage test-all cluster-up cluster-down check format results bench clean
 
 install: $(INSTALLED)
 
@@ -53,8 +53,17 @@ notebooks: install  ## the five stories as HTML pages, run on the demo's lake
 	  --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url= --HTMLExporter.jquery_url= \
 	  --output-dir $(HOME_DIR)/notebooks notebooks/*.ipynb
 
+docs: install  ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 test: install  ## the fast tier: no daemons, no root
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+coverage: install  ## what of the code the fast tier runs, its own processes included: a table, and htmlcov/
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" --cov --cov-report=
+	$(BIN)/python -m coverage report
+	$(BIN)/python -m coverage html -q
 
 test-all: encoder  ## what `make test` leaves out: browser, kills, two ranks, real logs, schedulers where there are any
 	$(BIN)/python -m pytest -m slow

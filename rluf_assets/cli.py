@@ -76,7 +76,7 @@ app.add_typer(cluster.app)
 
 
 def main() -> None:
-    """Entry point: the toolkit's own errors become one message and exit status 1; others keep their traceback."""
+    """Entry point: the toolkit's own errors, and a missing extra, become one message and exit status 1."""
     if os.environ.get("RLUF_TRACEBACK"):
         app()
         return
@@ -84,6 +84,19 @@ def main() -> None:
         app()
     except RlufError as error:
         print(f"rluf: {error}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        from rluf_assets.jobs.runner import EXTRA_OF
+
+        package = (error.name or "").split(".")[0]
+        if package not in EXTRA_OF:
+            raise
+        extra = EXTRA_OF[package]
+        print(
+            f"rluf: the package {package!r} is not installed: this command needs the extra {extra!r}. "
+            f"Install it: pip install 'rluf[{extra}]'",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

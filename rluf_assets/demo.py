@@ -41,6 +41,9 @@ WORKERS = 2  # two single-thread jobs side by side beat one job with two threads
 
 DAGSTER_YAML = """telemetry:
   enabled: false
+# No dialog about newsletters before the graph.
+nux:
+  enabled: false
 # Whether assets are as fresh as their policies ask is evaluated by the daemon that `rluf ui` runs.
 freshness:
   enabled: true

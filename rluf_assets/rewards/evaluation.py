@@ -98,9 +98,9 @@ def evaluate_pairs(
     train = limit_rows(pair_rows(train, "train", lenient), baselines.MAX_BASELINE_ROWS, seed)
     logits = _score_pairs(model, rows, config)
     rows, logits = rows.filter(np.isfinite(logits[:, 0])), logits[np.isfinite(logits[:, 0])]
-    scores = _identity(rows, ("pair_id", "use_case")).with_columns(
-        chosen_logit=pl.Series(logits[:, 0]), rejected_logit=pl.Series(logits[:, 1])
-    )
+    # Not with_columns: pairs in TRL's plain format have neither, and a frame without columns has no rows.
+    sides = pl.DataFrame({"chosen_logit": logits[:, 0], "rejected_logit": logits[:, 1]})
+    scores = pl.concat([_identity(rows, ("pair_id", "use_case")), sides], how="horizontal")
     margin = logits[:, 0] - logits[:, 1]
     clusters = _clusters(rows, config.evaluation, seed)
     found = _named("pair_accuracy", clusters.estimate(metrics.weighted_mean(_wins(margin))))

