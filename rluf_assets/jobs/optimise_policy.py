@@ -1,14 +1,19 @@
-"""Job: one candidate policy. Inputs `base_policy`, `evaluation_prompts` and `rewards/<objective>`."""
+"""Job: one candidate policy, on all ranks of a launch. Inputs `base_policy`, `evaluation_prompts`, `rewards/<objective>`."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from rluf_assets.jobs.runner import Job, main
 from rluf_assets.lake import Produced
 from rluf_assets.policy.config import OptimisationConfig
 
-SHOWN = ("reward", "kl_mean", "passed_share", "farewell_share")
+SHOWN = (
+    "reward", "learned", "skipped", "passed_share", "kl_mean", "kl_p95", "kl_over_max", "reply_tokens", "entropy",
+    "farewell_share", "sampled_tokens_per_s",
+)  # fmt: skip
 
 
 def run(job: Job) -> Produced:
@@ -20,6 +25,13 @@ def run(job: Job) -> Produced:
     inputs = [name for name in job.spec.inputs if name.startswith("rewards/")]
     config.check_names([name.removeprefix("rewards/") for name in inputs])
     needed = [] if config.optimiser == "none" else inputs
+    seconds: Counter[str] = Counter()
+
+    def report(done: int, total: int, figures: Mapping[str, Any]) -> None:
+        seconds.update({key: value for key, value in figures.items() if key.startswith("seconds")})
+        shown = [*SHOWN, *(key for key in figures if key.startswith("value_"))]
+        job.progress(done, total, config.optimiser, **{key: v for key in shown if (v := figures[key]) is not None})
+
     rows = optimise_policy(
         job.input("base_policy"),
         job.input("evaluation_prompts") / "prompts.parquet",
@@ -27,14 +39,15 @@ def run(job: Job) -> Produced:
         Folders(job.out, job.scratch("phases"), job.scratch("checkpoints"), job.scratch("logs")),
         config,
         seed=job.seed,
-        report=lambda done, total, row: job.progress(
-            done, total, config.optimiser, **{key: value for key in SHOWN if (value := row[key]) is not None}
-        ),
+        report=report,
         slow_judge=LlmJudge(config.llm_judge) if config.llm_judge else None,
     )
     last: dict[str, Any] = {k: v for k, v in (rows[-1] if rows else {}).items() if isinstance(v, int | float)}
-    return Produced(rows={"iterations": len(rows)}, metrics={f"last_{key}": value for key, value in last.items()})
+    metrics = {f"last_{key}": value for key, value in last.items()}
+    # Of this attempt: what a killed one had spent is in its own lines of logs/metrics.jsonl.
+    metrics |= {key: round(value, 3) for key, value in seconds.items()}
+    return Produced(rows={"iterations": len(rows)}, metrics=metrics)
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, every_rank=True)

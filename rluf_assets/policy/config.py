@@ -125,6 +125,10 @@ class OptimisationConfig(_Frozen):
     groups: tuple[PromptGroup, ...] = Field((), description="gradient-level mixing; empty: one group of all prompts")
     engine: Literal["transformers", "vllm"] = Field("transformers", description="what samples; vllm: docs/operating.md")
     vllm: VllmConfig = VllmConfig()
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of passes; weights stay float32 (autocast)")
+    gradient_checkpointing: bool = Field(
+        False, description="layers are computed again in the backward pass: less memory"
+    )
     temperature: float = Field(1.0, gt=0)
     max_new_tokens: Positive = 48
     learning_rate: float = Field(5e-4, gt=0, description="small models forget facts above this: see docs/benchmarks.md")

@@ -44,9 +44,11 @@ class TransformersEngine:
         *,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        autocast: bool = False,
         batch_tokens: int = 6_144,
     ) -> None:
         self.folder = str(folder)
+        self.autocast = autocast
         self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
         self.encoder = PromptEncoder(AutoTokenizer.from_pretrained(folder))
         self.batch_tokens = batch_tokens
@@ -67,28 +69,32 @@ class TransformersEngine:
         max_new_tokens: int,
         temperature: float = 1.0,
         seed: int,
+        only: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
-        """n completions of each prompt, in input order; temperature 0 is greedy.
+        """n completions of each prompt, in input order; temperature 0 is greedy. `only`: of these rows alone, in this order.
 
         Contexts are cut at whole turns so that prompt and reply fit the model's positions. Two equal prompts in one
         call get different random numbers. Raises ConfigError if `max_new_tokens` leaves no room for a prompt.
         """
         ids = self.encoder.encode(prompts, room(self.folder, self.max_positions, max_new_tokens))
         keys = prompt_keys(ids, seed)
-        completions: list[list[Completion]] = [[] for _ in prompts]
+        if only is not None:
+            ids, keys = [ids[i] for i in only], [keys[i] for i in only]
+        completions: list[list[Completion]] = [[] for _ in ids]
         for batch in length_batches([len(x) + n * max_new_tokens // 4 for x in ids], self.batch_tokens):
             uniforms = None
             if temperature > 0:
                 uniforms = torch.from_numpy(np.stack([_uniforms(keys[i], n, max_new_tokens) for i in batch]))
-            decoded = decode(
-                self.model,
-                [ids[i] for i in batch],
-                uniforms,
-                n=n,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                end_ids=self.end_ids,
-            )
+            with self.precision():
+                decoded = decode(
+                    self.model,
+                    [ids[i] for i in batch],
+                    uniforms,
+                    n=n,
+                    max_new_tokens=max_new_tokens,
+                    temperature=temperature,
+                    end_ids=self.end_ids,
+                )
             for i, row in zip(batch, self._completions(decoded), strict=True):
                 completions[i] = row
         return completions
@@ -109,11 +115,15 @@ class TransformersEngine:
         if not completions:
             return total
         ids = self.encode_pairs(prompts, completions, max_new_tokens)
-        with torch.inference_mode():
+        with torch.inference_mode(), self.precision():
             for batch in length_batches([len(p) + len(c) for p, c in ids], batch_tokens):
                 tokens = token_logprobs(self.model, [ids[i] for i in batch])
                 total[batch] = tokens.double().sum(dim=1).cpu().numpy()
         return total
+
+    def precision(self) -> torch.autocast:
+        """What its passes run in: bfloat16 where `autocast` asks for it, weights and sums staying float32."""
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.autocast)
 
     def next_logits(self, ids: Sequence[list[int]]) -> torch.Tensor:
         """Logits of the token after each row of ids, shape (rows, vocabulary)."""

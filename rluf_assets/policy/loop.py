@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rluf_assets.errors import TrainingError
 from rluf_assets.lake import write_json
 from rluf_assets.policy.base import save_policy
 from rluf_assets.policy.batch import BASELINE
 from rluf_assets.policy.config import OptimisationConfig, PromptGroup
 from rluf_assets.policy.engine import TransformersEngine
+from rluf_assets.policy.health import check_health, stop_reason
 from rluf_assets.policy.objectives import Normalisation
 from rluf_assets.policy.phases import (
     Prompt,
@@ -35,11 +35,13 @@ from rluf_assets.policy.phases import (
     read_prompts,
     sample_frame,
 )
+from rluf_assets.policy.ranks import Ranks
 from rluf_assets.policy.record import iteration_row, iterations_frame
 from rluf_assets.policy.sampler import Sampler, new_sampler
 from rluf_assets.policy.selecting import LogRatios, SlowJudge, select_frame
 from rluf_assets.policy.state import load_state, newest_state, save_state
 from rluf_assets.policy.update import UpdateFigures, new_optimizer, update
+from rluf_assets.rewards.scoring import device
 
 Report = Callable[[int, int, Mapping[str, float]], None]
 
@@ -66,6 +68,7 @@ class _Run:
     reference: TransformersEngine
     sampler: Sampler
     scorers: Mapping[str, Scorer]
+    ranks: Ranks
     slow_judge: SlowJudge | None
     schedule: list[list[Prompt]]
 
@@ -87,41 +90,57 @@ def optimise_policy(
     rewards, TrainingError when nothing survives the constraints any more or too many rewards are NaN.
     """
     config.check_names(scorers)
+    ranks = Ranks.of_launch()
     if config.optimiser == "none":
-        copy_policy(base_policy, folders.out)
-        _write_record(folders.out, config, (), None, [])
+        if ranks.first:
+            copy_policy(base_policy, folders.out)
+            _write_record(folders.out, config, (), None, [])
         return []
     groups = config.prompt_groups()
     prompts = read_prompts(prompts_file, "optimisation", groups)
-    policy = TransformersEngine(base_policy, batch_tokens=config.sampling_tokens)
+    policy, reference = (_engine(base_policy, config) for _ in range(2))
+    if config.gradient_checkpointing:
+        policy.model.gradient_checkpointing_enable()
     run = _Run(
         config,
         groups,
         folders,
         seed,
         policy,
-        TransformersEngine(base_policy, batch_tokens=config.sampling_tokens),
-        new_sampler(policy, base_policy, folders.checkpoints / "sampled", config),
+        reference,
+        new_sampler(policy, base_policy, folders.checkpoints / "sampled", config, ranks),
         scorers,
+        ranks,
         slow_judge,
         prompt_schedule(prompts, config, seed),
     )
-    reference, normalisation = _reference(run)
+    baseline, normalisation = _reference(run)
     optimizer = new_optimizer(run.policy, config)
-    newest = newest_state(folders.checkpoints)
+    newest = ranks.told(newest_state(folders.checkpoints))
     rows: list[dict[str, Any]] = load_state(newest, run.policy.model, optimizer)["rows"] if newest else []
     while len(rows) < config.iterations and not stop_reason(rows, config):
         iteration = len(rows) + 1
-        rows.append(_iterate(run, iteration, reference, normalisation, optimizer))
+        row, cost = _iterate(run, iteration, baseline, normalisation, optimizer)
+        rows.append(row)
         # Checked before the state is saved: a run that is started again stops with the same message.
         check_health(rows, config)
-        save_state(folders.checkpoints / f"{iteration:06d}.safetensors", run.policy.model, optimizer, {"rows": rows})
-        for old in sorted(folders.checkpoints.glob("*.safetensors"))[:-2]:
-            old.unlink()
-        report(iteration, config.iterations, rows[-1])
-    save_policy(run.policy.model, run.policy.encoder.tokenizer, folders.out)
-    _write_record(folders.out, config, groups, normalisation, rows)
+        if ranks.first:
+            state = folders.checkpoints / f"{iteration:06d}.safetensors"
+            save_state(state, run.policy.model, optimizer, {"rows": rows})
+            for old in sorted(folders.checkpoints.glob("*.safetensors"))[:-2]:
+                old.unlink()
+        report(iteration, config.iterations, {**row, **cost})
+    if ranks.first:
+        save_policy(run.policy.model, run.policy.encoder.tokenizer, folders.out)
+        _write_record(folders.out, config, groups, normalisation, rows)
+    ranks.wait()
     return rows
+
+
+def _engine(folder: Path, config: OptimisationConfig) -> TransformersEngine:
+    return TransformersEngine(
+        folder, device=device(), autocast=config.dtype == "bfloat16", batch_tokens=config.sampling_tokens
+    )
 
 
 def prompt_schedule(prompts: Sequence[Prompt], config: OptimisationConfig, seed: int) -> list[list[Prompt]]:
@@ -145,81 +164,62 @@ def _reference(run: _Run) -> tuple[pl.DataFrame, Normalisation]:
     folder = run.folders.phases / "reference"
     sample = publish(
         folder / "sample.parquet",
-        lambda: sample_frame(run.reference, list(seen.values()), run.config, n=1, seed=_seed(run.seed, 0)),
+        lambda: sample_frame(
+            run.reference, list(seen.values()), run.config, n=1, seed=_seed(run.seed, 0), ranks=run.ranks
+        ),
+        run.ranks,
     )
-    raw = publish(folder / "raw_scores.parquet", lambda: raw_scores(sample, run.scorers))
+    raw = publish(folder / "raw_scores.parquet", lambda: raw_scores(sample, run.scorers, run.ranks), run.ranks)
     normalisation = Normalisation.fit(raw.head(run.config.reference_samples), tuple(run.scorers))
-    score = publish(folder / "score.parquet", lambda: mix_rewards(raw, run.groups, normalisation, run.config.mixing))
+    score = publish(
+        folder / "score.parquet", lambda: mix_rewards(raw, run.groups, normalisation, run.config.mixing), run.ranks
+    )
     judge = publish(
-        folder / "judge.parquet", lambda: judge_frame(sample, score, run.groups, run.config.minimum_rewards)
+        folder / "judge.parquet", lambda: judge_frame(sample, score, run.groups, run.config.minimum_rewards), run.ranks
     )
     return _joined(sample, score, judge), normalisation
 
 
 def _iterate(
     run: _Run, iteration: int, reference: pl.DataFrame, normalisation: Normalisation, optimizer: Any
-) -> dict[str, Any]:
-    """One iteration: four phases from their files or made now, then the update; returns its row of the record."""
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """One iteration: four phases from their files or made now, then the update; its row of the record, and its cost."""
     config, prompts, started = run.config, run.schedule[iteration - 1], time.perf_counter()
     folder, seed = run.folders.phases / f"{iteration:06d}", _seed(run.seed, iteration)
     seconds: dict[str, float] = {}
 
     def phase(name: str, make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
         begin = time.perf_counter()
-        frame = publish(folder / f"{name}.parquet", make)
+        frame = publish(folder / f"{name}.parquet", make, run.ranks)
         seconds[name] = time.perf_counter() - begin
         return frame
 
-    sample = phase("sample", lambda: sample_frame(run.sampler.renew(), prompts, config, n=None, seed=seed))
+    sample = phase(
+        "sample", lambda: sample_frame(run.sampler.renew(), prompts, config, n=None, seed=seed, ranks=run.ranks)
+    )
     score = phase(
-        "score", lambda: mix_rewards(raw_scores(sample, run.scorers), run.groups, normalisation, config.mixing)
+        "score",
+        lambda: mix_rewards(raw_scores(sample, run.scorers, run.ranks), run.groups, normalisation, config.mixing),
     )
     judge = phase("judge", lambda: judge_frame(sample, score, run.groups, config.minimum_rewards))
     ids = [prompt.prompt_id for prompt in prompts]
     replies = pl.concat(
         [_joined(sample, score, judge), reference.filter(pl.col("prompt_id").is_in(ids))], how="diagonal"
     ).sort("prompt_id", "completion_id")
-    ratios = LogRatios(run.policy, run.reference, replies, config)
+    ratios = LogRatios(run.policy, run.reference, replies, config, run.ranks)
     selected = phase("select", lambda: select_frame(replies, run.groups, config, ratios, run.slow_judge, seed))
     begin = time.perf_counter()
     figures = UpdateFigures(0.0, 0.0, 0)
     if selected["role"].is_not_null().any():
-        figures = update(run.policy, optimizer, run.reference, selected, run.groups, config, seed)
+        figures = update(run.policy, optimizer, run.reference, selected, run.groups, config, seed, run.ranks)
     seconds["update"] = time.perf_counter() - begin
     row = iteration_row(iteration, selected, run.groups, tuple(run.scorers), figures)
-    _log(run.folders.logs, row, seconds, time.perf_counter() - started, sample)
-    return row
-
-
-def check_health(rows: Sequence[Mapping[str, Any]], config: OptimisationConfig) -> None:
-    """Raise TrainingError if too many prompts had NaN rewards, or nothing has survived for some iterations."""
-    nan, prompts = sum(row["set_aside"] for row in rows), sum(row["prompts"] for row in rows)
-    if nan > config.max_nan_share * prompts:
-        raise TrainingError(
-            f"iteration {len(rows)}: rewards of {nan} of {prompts} prompts are NaN, more than "
-            f"{config.max_nan_share:.1%}. See outcome 'set aside' in phases/*/select.parquet and retrain that model."
-        )
-    last = rows[-config.max_empty_iterations :]
-    if len(last) == config.max_empty_iterations and all(row["learned"] == 0 for row in last):
-        worst = max(
-            (key for key in rows[-1] if key.startswith("judge_")), key=lambda key: rows[-1][key] or 0.0, default="none"
-        )
-        raise TrainingError(
-            f"iterations {len(rows) - len(last) + 1} to {len(rows)}: no reply met every constraint "
-            f"(fails most: {worst}, {rows[-1].get(worst)}; share over kl_max: {rows[-1]['kl_over_max']}). "
-            "Loosen judges or kl_max, or start from a better base policy."
-        )
-
-
-def stop_reason(rows: Sequence[Mapping[str, Any]], config: OptimisationConfig) -> str | None:
-    """Why the run should end before its last iteration, if asked for and met."""
-    if not rows:
-        return None
-    for limit, figure in ((config.stop_kl_mean, "kl_mean"), (config.stop_farewell_share, "farewell_share")):
-        value = rows[-1][figure]
-        if limit is not None and value is not None and value > limit:
-            return f"{figure} {value:.4g} > {limit:g} in iteration {len(rows)}"
-    return None
+    cost = _cost(row, seconds, time.perf_counter() - started, sample)
+    if run.ranks.first:
+        run.folders.logs.mkdir(parents=True, exist_ok=True)
+        with (run.folders.logs / "metrics.jsonl").open("a") as stream:
+            stream.write(json.dumps({**row, **cost}) + "\n")
+    return row, cost
 
 
 def copy_policy(base_policy: Path, out: Path) -> None:
@@ -263,16 +263,14 @@ def _write_record(
     iterations_frame(rows).write_parquet(out / "iterations.parquet")
 
 
-def _log(logs: Path, row: Mapping[str, Any], seconds: Mapping[str, float], wall_s: float, sample: pl.DataFrame) -> None:
-    """One line of `logs/metrics.jsonl`: the record's row with what depends on the machine."""
+def _cost(
+    row: Mapping[str, Any], seconds: Mapping[str, float], wall_s: float, sample: pl.DataFrame
+) -> dict[str, float]:
+    """What depends on the machine, and so stands in `logs/metrics.jsonl` alone: seconds per phase, tokens/s, prompts/s."""
     tokens = int(sample.filter(pl.col("completion_id") != BASELINE)["token_ids"].list.len().sum())
-    line = {
-        **row,
+    return {
         **{f"seconds_{name}": round(value, 4) for name, value in seconds.items()},
         "seconds": round(wall_s, 4),
         "sampled_tokens_per_s": round(tokens / max(seconds["sample"], 1e-9), 1),
         "prompts_per_s": round(row["prompts"] / wall_s, 3),
     }
-    logs.mkdir(parents=True, exist_ok=True)
-    with (logs / "metrics.jsonl").open("a") as stream:
-        stream.write(json.dumps(line) + "\n")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from rluf_assets.policy.config import OptimisationConfig, PromptGroup
 from rluf_assets.policy.engine import Completion
 from rluf_assets.policy.judges import find_judge, has_farewell
 from rluf_assets.policy.objectives import Normalisation, add_rewards
+from rluf_assets.policy.ranks import ALONE, Ranks
 from rluf_assets.policy.sampler import Samples
 
 
@@ -42,13 +44,16 @@ class Prompt:
     group: PromptGroup
 
 
-def publish(path: Path, make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
-    """The frame at `path`; made and published first if it is not there."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        make().write_parquet(beside)
-        beside.replace(path)
+def publish(path: Path, make: Callable[[], pl.DataFrame], ranks: Ranks = ALONE) -> pl.DataFrame:
+    """The frame at `path`; made by all ranks and published by the first if it is not there."""
+    if not ranks.told(path.exists()):
+        frame = make()
+        if ranks.first:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name(f".{path.name}.{os.getpid()}")
+            frame.write_parquet(beside)
+            beside.replace(path)
+        ranks.wait()
     return pl.read_parquet(path)
 
 
@@ -78,19 +83,28 @@ def read_prompts(file: Path, split: str, groups: Sequence[PromptGroup] = ()) -> 
 
 
 def sample_frame(
-    engine: Samples, prompts: Sequence[Prompt], config: OptimisationConfig, *, n: int | None, seed: int
+    engine: Samples,
+    prompts: Sequence[Prompt],
+    config: OptimisationConfig,
+    *,
+    n: int | None,
+    seed: int,
+    ranks: Ranks = ALONE,
 ) -> pl.DataFrame:
     """Phase *sample*: each group's N completions per prompt (`n` None), or n = 1 replies of the reference policy."""
     rows: list[dict[str, object]] = []
     for count in sorted({n or prompt.group.completions_per_prompt for prompt in prompts}):
         chosen = [prompt for prompt in prompts if (n or prompt.group.completions_per_prompt) == count]
-        sampled = engine.sample(
-            [prompt.messages for prompt in chosen],
+        messages = [prompt.messages for prompt in chosen]
+        draw = partial(
+            engine.sample,
+            messages,
             n=count,
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
             seed=seed,
         )
+        sampled = ranks.spread(len(chosen), lambda share, draw=draw: draw(only=share))
         for prompt, completions in zip(chosen, sampled, strict=True):
             for k, completion in enumerate(completions):
                 rows.append(_row(prompt, BASELINE if n else k, completion))
@@ -126,16 +140,24 @@ def _row(prompt: Prompt, completion_id: int, completion: Completion) -> dict[str
     }
 
 
-def raw_scores(sample: pl.DataFrame, scorers: Mapping[str, Scorer]) -> pl.DataFrame:
+def raw_scores(sample: pl.DataFrame, scorers: Mapping[str, Scorer], ranks: Ranks = ALONE) -> pl.DataFrame:
     """Ids with `logit_<objective>` and `probability_<objective>` of every reply."""
-    prompts, completions = sample["prompt"].to_list(), sample["completion"].to_list()
     scores = sample.select("prompt_id", "completion_id", "group")
+    # Whole prompts on each rank: a reward model reads a prompt once for all its replies.
+    rows = sample.select("prompt", "completion", pl.col("prompt_id").rle_id().alias("run"))
+    prompts = rows.partition_by("run", maintain_order=True)
+
+    def score(scorer: Scorer, share: list[int]) -> list[pl.DataFrame]:
+        mine = pl.concat([prompts[i] for i in share])
+        found = scorer.score(mine["prompt"].to_list(), mine["completion"].to_list())
+        found = found.select(pl.col("logit", "probability").cast(pl.Float64), run=mine["run"])
+        return [part.drop("run") for part in found.partition_by("run", maintain_order=True)]
+
     for objective, scorer in scorers.items():
-        found = scorer.score(prompts, completions)
-        scores = scores.with_columns(
-            found["logit"].cast(pl.Float64).alias(f"logit_{objective}"),
-            found["probability"].cast(pl.Float64).alias(f"probability_{objective}"),
-        )
+        parts = ranks.spread(len(prompts), partial(score, scorer))
+        found = pl.concat(parts) if parts else pl.DataFrame(schema={"logit": pl.Float64, "probability": pl.Float64})
+        scores = scores.with_columns(found["logit"].alias(f"logit_{objective}"))
+        scores = scores.with_columns(found["probability"].alias(f"probability_{objective}"))
     return scores
 
 

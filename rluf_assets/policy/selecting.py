@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,7 @@ from rluf_assets.policy.batch import BASELINE, Batch, Reply, Selection
 from rluf_assets.policy.config import OptimisationConfig, PromptGroup
 from rluf_assets.policy.engine import Completion, TransformersEngine
 from rluf_assets.policy.phases import matrix
+from rluf_assets.policy.ranks import ALONE, Ranks
 
 SELECT: dict[str, Callable[[Batch], Selection]] = {
     "crraft": crraft.select,
@@ -39,6 +41,7 @@ class LogRatios:
     reference: TransformersEngine
     rows: pl.DataFrame
     config: OptimisationConfig
+    ranks: Ranks = ALONE
     known: dict[int, float] = field(default_factory=dict)
 
     def of(self, places: Sequence[int]) -> np.ndarray:
@@ -49,15 +52,19 @@ class LogRatios:
             if not asked:
                 continue
             rows = self.rows[asked]
-            other = engine.logprobs(
-                rows["prompt"].to_list(),
-                completions_of(rows),
-                max_new_tokens=self.config.max_new_tokens,
-                batch_tokens=self.config.forward_tokens,
-            )
+            other = np.array(self.ranks.spread(len(asked), partial(self._logprobs, engine, rows)))
             ratio = (other - rows["logprob"].to_numpy()) * (1 if baseline else -1)
             self.known.update(zip(asked, ratio.tolist(), strict=True))
         return np.array([self.known[place] for place in places], dtype=np.float64)
+
+    def _logprobs(self, engine: TransformersEngine, rows: pl.DataFrame, share: list[int]) -> list[float]:
+        mine = rows[share]
+        return engine.logprobs(
+            mine["prompt"].to_list(),
+            completions_of(mine),
+            max_new_tokens=self.config.max_new_tokens,
+            batch_tokens=self.config.forward_tokens,
+        ).tolist()
 
 
 def completions_of(rows: pl.DataFrame) -> list[Completion]:
@@ -145,9 +152,12 @@ def _batch(
         if slow_judge is None:
             return np.ones(len(asked_for), dtype=bool)
         where = [places.of(reply) for reply in asked_for]
-        passed = slow_judge(replies["prompt"][where].to_list(), replies["completion"][where].to_list())
-        asked.update(zip(where, passed.tolist(), strict=True))
-        return passed
+        prompts, texts = replies["prompt"][where].to_list(), replies["completion"][where].to_list()
+        passed = ratios.ranks.spread(
+            len(where), lambda share: slow_judge([prompts[i] for i in share], [texts[i] for i in share]).tolist()
+        )
+        asked.update(zip(where, passed, strict=True))
+        return np.array(passed, dtype=bool)
 
     batch = Batch(
         reward=matrix(completions, "reward", prompts),

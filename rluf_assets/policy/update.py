@@ -18,6 +18,7 @@ from rluf_assets.errors import TrainingError
 from rluf_assets.policy import codpo, crraft
 from rluf_assets.policy.config import OptimisationConfig, PromptGroup
 from rluf_assets.policy.engine import TransformersEngine, length_batches, token_logprobs
+from rluf_assets.policy.ranks import ALONE, Ranks
 from rluf_assets.policy.selecting import completions_of
 
 
@@ -45,8 +46,12 @@ def update(
     groups: Sequence[PromptGroup],
     config: OptimisationConfig,
     seed: int,
+    ranks: Ranks = ALONE,
 ) -> UpdateFigures:
-    """Take the steps of one iteration; `selected` is the select phase's frame. Raises TrainingError on a NaN loss."""
+    """Take the steps of one iteration; `selected` is the select phase's frame. Raises TrainingError on a NaN loss.
+
+    Each rank computes the gradients of its share of every step's batches; added up, they are one process's own.
+    """
     learned = selected.with_row_index("place").filter(pl.col("role").is_not_null())
     reference: dict[int, float] = {}
     if config.optimiser == "codpo":
@@ -63,7 +68,7 @@ def update(
     for share in _shares(learned, groups, config.updates_per_iteration, seed):
         if share.is_empty():
             continue
-        loss = _accumulate(engine, share, groups, config, reference)
+        loss = ranks.sum_gradients(engine.model, _accumulate(engine, share, groups, config, reference, ranks))
         norm = float(torch.nn.utils.clip_grad_norm_(engine.model.parameters(), config.max_gradient_norm))
         if not np.isfinite(loss) or not np.isfinite(norm):
             raise TrainingError(
@@ -95,8 +100,9 @@ def _accumulate(
     groups: Sequence[PromptGroup],
     config: OptimisationConfig,
     reference: dict[int, float],
+    ranks: Ranks = ALONE,
 ) -> float:
-    """Backward pass of one step's loss; returns its value."""
+    """Backward pass of this rank's batches of one step's loss; returns their part of its value."""
     total = 0.0
     for group in groups:
         rows = share.filter(pl.col("group") == group.name)
@@ -104,12 +110,14 @@ def _accumulate(
             continue
         pairs = engine.encode_pairs(rows["prompt"].to_list(), completions_of(rows), config.max_new_tokens)
         if config.optimiser == "codpo":
-            total += _pair_loss(engine, rows, pairs, group, config, reference)
+            total += _pair_loss(engine, rows, pairs, group, config, reference, ranks)
             continue
         # One n for the step and group, so that gradients add up over batches to those of the whole mean.
         coefficient = torch.from_numpy(group.gradient_weight * crraft.mean_weights(rows["weight"].to_numpy()))
-        for batch in length_batches([len(p) + len(c) for p, c in pairs], config.forward_tokens):
-            logprobs = token_logprobs(engine.model, [pairs[i] for i in batch]).sum(dim=1)
+        batches = list(length_batches([len(p) + len(c) for p, c in pairs], config.forward_tokens // ranks.size))
+        for batch in batches[ranks.rank :: ranks.size]:
+            with engine.precision():
+                logprobs = token_logprobs(engine.model, [pairs[i] for i in batch]).sum(dim=1)
             loss = -(coefficient[batch].to(logprobs) * logprobs).sum()
             loss.backward()
             total += loss.item()
@@ -123,6 +131,7 @@ def _pair_loss(
     group: PromptGroup,
     config: OptimisationConfig,
     reference: dict[int, float],
+    ranks: Ranks,
 ) -> float:
     """CODPO's loss: winner and loser of a prompt stand in consecutive rows after sorting."""
     order = rows.with_row_index("row").sort("prompt_id", "role", descending=[False, True])["row"].to_list()
@@ -130,9 +139,11 @@ def _pair_loss(
     reference_logprob = torch.tensor([reference[place] for place in rows["place"].to_list()])
     total = 0.0
     sizes = [2 * max(_size(pairs[w]), _size(pairs[x])) for w, x in zip(winners, losers, strict=True)]
-    for batch in length_batches(sizes, config.forward_tokens):
+    batches = list(length_batches(sizes, config.forward_tokens // ranks.size))
+    for batch in batches[ranks.rank :: ranks.size]:
         won, lost = [winners[i] for i in batch], [losers[i] for i in batch]
-        logprobs = token_logprobs(engine.model, [pairs[i] for i in won + lost]).sum(dim=1)
+        with engine.precision():
+            logprobs = token_logprobs(engine.model, [pairs[i] for i in won + lost]).sum(dim=1)
         loss = codpo.loss(
             logprobs[: len(won)],
             logprobs[len(won) :],

@@ -115,6 +115,7 @@ class VLLMEngine:
         max_new_tokens: int,
         temperature: float = 1.0,
         seed: int,
+        only: Sequence[int] | None = None,
         version: str | None = None,
     ) -> list[list[Completion]]:
         """n completions of each prompt, in input order; temperature 0 is greedy. Contexts are cut as TransformersEngine does.
@@ -126,9 +127,11 @@ class VLLMEngine:
             raise TrainingError(f"vLLM holds policy {held[:12]}, expected {version[:12]}: load() it first.")
         ids = self.encoder.encode(prompts, room(self.folder, self.max_positions, max_new_tokens))
         draws = n if temperature > 0 else 1
+        keys = prompt_keys(ids, seed)
+        if only is not None:
+            ids, keys = [ids[i] for i in only], [keys[i] for i in only]
         params = [
-            self._params(n=draws, max_tokens=max_new_tokens, temperature=temperature, seed=key % 2**63)
-            for key in prompt_keys(ids, seed)
+            self._params(n=draws, max_tokens=max_new_tokens, temperature=temperature, seed=key % 2**63) for key in keys
         ]
         found = [drawn for output in self.generate(ids, params) for drawn in sorted(output.outputs, key=_index)]
         tokens = [list(drawn.token_ids) for drawn in found]
@@ -137,7 +140,7 @@ class VLLMEngine:
             Completion(text, row, drawn.finish_reason == "stop", float(drawn.cumulative_logprob))
             for text, row, drawn in zip(texts, tokens, found, strict=True)
         ]
-        return [replies[i * draws : (i + 1) * draws] * (n // draws) for i in range(len(prompts))]
+        return [replies[i * draws : (i + 1) * draws] * (n // draws) for i in range(len(ids))]
 
     def generate(self, ids: Sequence[list[int]], params: Any) -> list[Any]:
         """vLLM's own request outputs for prompts given as token ids, in input order."""
