@@ -163,14 +163,14 @@ class ScoreReader:
     """Logits at the end token of every sequence in a batch, float32 of shape (sequences,).
 
     Hugging Face's forward returns one logit per row; a hook on the score head hands out the one at any token, so that
-    the model itself stays as Trainer, peft and DeepSpeed expect it.
+    the model itself stays as Trainer, peft and DeepSpeed expect it. It is hung up for each pass, hence after any hook
+    of DeepSpeed's: what ZeRO-3's own hook returns is what brings the head's weight back for the backward pass.
     """
 
     def __init__(self, network: RewardNetwork) -> None:
         self.is_causal = network.is_causal
         self._token_logits: torch.Tensor | None = None
-        if self.is_causal:
-            network.model.get_submodule("score").register_forward_hook(self._keep)
+        self._score = network.model.get_submodule("score") if self.is_causal else None
         self._last_layer = LastLayerAtEnds(network.model) if LastLayerAtEnds.fits(network.model) else None
 
     def _keep(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
@@ -179,7 +179,7 @@ class ScoreReader:
     def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Run `model` (the network's, or whatever wraps it) on a batch of `collate`."""
         ids = batch["input_ids"]
-        if not self.is_causal:
+        if self._score is None:
             mask = torch.arange(ids.shape[1], device=ids.device) < batch["lengths"][:, None]
             return model(input_ids=ids, attention_mask=mask.long()).logits[batch["rows"], 0].float()
         shape = {}
@@ -188,7 +188,11 @@ class ScoreReader:
         if self._last_layer is not None:
             self._last_layer.at(batch["rows"], batch["ends"])
         # Without branches plain causal attention is right: padding stands to the right, where no end token looks.
-        model(input_ids=ids, use_cache=False, **shape)
+        hook = self._score.register_forward_hook(self._keep)
+        try:
+            model(input_ids=ids, use_cache=False, **shape)
+        finally:
+            hook.remove()
         token_logits, self._token_logits = self._token_logits, None
         assert token_logits is not None
         return token_logits[batch["rows"], batch["ends"], 0].float()

@@ -26,6 +26,7 @@ from rluf_assets.rewards.encoding import Encoder
 from rluf_assets.rewards.memory import give_back
 from rluf_assets.rewards.model import RewardNetwork, load_network, save_network
 from rluf_assets.rewards.scoring import MAX_TREE_ROWS, RewardModel, device
+from rluf_assets.rewards.sharded import gather_weights
 from rluf_assets.rewards.trainer import Progress, RewardTrainer, named_writes, resume_point
 from rluf_assets.rewards.trees import group_rows
 
@@ -104,6 +105,8 @@ def train_reward(
     if not np.isfinite(loss):
         raise TrainingError(f"training ended with a loss of {loss}. Lower learning_rate, or use dtype: float32.")
     model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_deepspeed_enabled:
+        gather_weights(model, keep=trainer.args.should_save)
     if trainer.args.should_save:
         with named_writes(out):
             save_network(model, network.tokenizer, out)

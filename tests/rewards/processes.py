@@ -107,3 +107,11 @@ def run(base: Path, out: Path, config: dict, *, processes: int = 1, **env: objec
             for child in children:
                 child.kill()
     return [child.exitcode or 0 for child in children]
+
+
+if __name__ == "__main__":
+    import json
+    import sys
+
+    # Under `accelerate launch`, which sets the rank of each process.
+    train(sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]), {})
