@@ -3,6 +3,7 @@
 Training: pairs per second on HH-RLHF against TRL's `RewardTrainer` (where `trl` is installed), the same small random
 Llama, rows, dtype, optimiser, threads, batch and gradient checkpointing on both sides; then both as they come, with
 their own defaults. Scoring: every reply of ten-turn conversations in one pass, against one window per reply.
+Seconds are processor seconds (give both sides one thread), so that other work on the machine does not count.
 Every pair counts once, however many tokens it is padded to; rows that TRL would drop as too long are left out for both.
 """
 
@@ -87,14 +88,14 @@ def fitting(base: Path, pairs: pl.DataFrame, count: int) -> tuple[pl.DataFrame, 
 
 
 def our_rate(base: Path, pairs: pl.DataFrame, root: Path, config: RewardConfig) -> float:
-    """Pairs per second of the training loop, its last checkpoint included."""
+    """Pairs per processor second of the training loop, its last checkpoint included."""
     seconds: list[float] = []
     train = RewardTrainer.train
 
     def timed(self: RewardTrainer, **options: Any) -> Any:
-        started = time.perf_counter()
+        started = time.process_time()
         result = train(self, **options)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
         return result
 
     RewardTrainer.train = timed  # type: ignore[method-assign]
@@ -107,7 +108,7 @@ def our_rate(base: Path, pairs: pl.DataFrame, root: Path, config: RewardConfig) 
 
 
 def trl_rate(base: Path, pairs: pl.DataFrame, root: Path, **options: Any) -> float | None:
-    """Pairs per second of TRL's RewardTrainer, or None without `trl`. Tokenising is not timed, as for ours."""
+    """Pairs per processor second of TRL's RewardTrainer, or None without `trl`. Tokenising is not timed, as for ours."""
     try:
         from datasets import Dataset
         from trl import RewardConfig as TrlConfig
@@ -128,9 +129,9 @@ def trl_rate(base: Path, pairs: pl.DataFrame, root: Path, **options: Any) -> flo
     )
     if len(trainer.train_dataset) != len(pairs):
         raise RuntimeError(f"TRL kept {len(trainer.train_dataset)} of {len(pairs)} pairs: not the same work.")
-    started = time.perf_counter()
+    started = time.process_time()
     trainer.train()
-    return len(pairs) / (time.perf_counter() - started)
+    return len(pairs) / (time.process_time() - started)
 
 
 def training(root: Path, pairs_wanted: int, hidden: int, layers: int, dtype: str) -> None:
@@ -171,9 +172,9 @@ def scoring(root: Path, conversations: int) -> None:
         model = RewardModel.load(root / "reward", share_prefixes=share)
         ids = model.encoder.encode(prompts, replies).token_ids
         model.score_token_ids(ids[:TURNS])  # warm up
-        started = time.perf_counter()
+        started = time.process_time()
         logits.append(model.score_token_ids(ids))
-        rates.append(len(replies) / (time.perf_counter() - started))
+        rates.append(len(replies) / (time.process_time() - started))
     print(f"largest difference of scores: {np.abs(logits[0] - logits[1]).max():.1e}")
     report("scoring ten-turn conversations, against one window per reply", rates[0], rates[1], "replies/s")
 

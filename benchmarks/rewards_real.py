@@ -98,13 +98,13 @@ def tasks(seed: int) -> Iterator[tuple[str, str, Split]]:
 
 
 def run(base: Path, split: Split, config: RewardConfig, seed: int) -> tuple[Evaluation, float]:
-    """Train, reload, evaluate on the held-out rows; the evaluation and the seconds of training."""
+    """Train, reload, evaluate on the held-out rows; the evaluation and the processor seconds of training."""
     learned, held = split
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        started = time.perf_counter()
+        started = time.process_time()
         train_reward(base, learned, config, seed=seed, out=out, checkpoints=out / "checkpoints")
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         model = RewardModel.load(out)
         if config.objective == "bce":
             return evaluate_signal(model, learned, held.lazy(), config, seed=seed), seconds
