@@ -14,7 +14,7 @@ REAL_HOME ?= rluf-real
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install vllm-env encoder demo real ui notebooks docs test coverage test-all cluster-up cluster-down check format results bench clean
+.PHONY: install vllm-env encoder demo real ui notebooks docs screenshots test coverage test-all cluster-up cluster-down check format results bench clean
 
 install: $(INSTALLED)
 
@@ -55,6 +55,9 @@ notebooks: install  ## the five stories as HTML pages, run on the demo's lake
 
 docs: install  ## the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+screenshots: install  ## the pictures of README and docs, by trying the UI as a person would (Chromium)
+	RLUF_SCREENSHOTS=$(abspath docs/images) $(BIN)/python -m pytest -m slow tests/ui
 
 test: install  ## the fast tier: no daemons, no root
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
