@@ -18,6 +18,7 @@ from resources.profiles import PAGES_URL
 from resources.profiles.launchers import JobSettings
 from rluf_assets.errors import JobFailed, JobRefused, SchedulerDown
 from rluf_assets.lake import Artifact, Lake, make_fingerprint
+from rluf_assets.storage import named_storage
 
 RETRIES, RETRY_WAIT_S = 2, 10
 
@@ -114,7 +115,8 @@ class StageRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
         A job that ended by an error of its own would end so again: that is not retried.
         """
         try:
-            return self.launcher.run_many(context, specs)
+            with named_storage(specs[0].output_uri):
+                return self.launcher.run_many(context, specs)
         except JobRefused:
             raise
         except (JobFailed, SchedulerDown) as error:
@@ -125,5 +127,6 @@ class StageRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
         return context.asset_key.to_user_string(), context.partition_key if context.has_partition_key else None
 
     def _finish(self, asset: str, partition: str | None, result: JobResult) -> JobResult:
-        self.lake.set_current(asset, partition, result.artifact)
+        with named_storage(self.lake.place(asset, partition)):
+            self.lake.set_current(asset, partition, result.artifact)
         return result

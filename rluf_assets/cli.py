@@ -11,6 +11,7 @@ import typer
 
 from rluf_assets.commands import cluster, evaluation, feedback, project, rewards
 from rluf_assets.errors import RlufError
+from rluf_assets.storage import REMEDIES, storage_errno
 
 app = typer.Typer(help="Reinforcement Learning from User Feedback.", no_args_is_help=True, add_completion=False)
 
@@ -28,11 +29,13 @@ def demo_command(
     home: Home = DEFAULT_HOME,
     seed: Annotated[int, typer.Option(help="Seed of the simulated production and of all training.")] = 0,
     profile: Annotated[str, typer.Option(help="tiny (two minutes, for tests) or laptop.")] = "laptop",
+    days: Annotated[int | None, typer.Option(min=3, help="Only the first days of the logs.")] = None,
+    then_day: Annotated[bool, typer.Option("--then-day", help="Then one more day arrives: see what follows.")] = False,
 ) -> None:
     """Simulate a production and run the whole graph: reaction logs -> release decision."""
     from rluf_assets.demo import demo
 
-    demo(home, seed=seed, profile=profile)
+    demo(home, seed=seed, profile=profile, days=days, then_day=then_day)
 
 
 @app.command("run")
@@ -41,6 +44,19 @@ def run_command(home: Home = DEFAULT_HOME) -> None:
     from rluf_assets.demo import run
 
     run(home)
+
+
+@app.command("update")
+def update_command(
+    home: Home = DEFAULT_HOME,
+    day: Annotated[
+        str | None, typer.Option(help="One day, as 2026-01-31; else all that is missing, and the last three.")
+    ] = None,
+) -> None:
+    """Bring in new days and make again only what their content changes; tells what ran, what did not, and why."""
+    from rluf_assets.update import update
+
+    update(home, day=day)
 
 
 @app.command()
@@ -97,6 +113,12 @@ def main() -> None:
             f"Install it: pip install 'rluf[{extra}]'",
             file=sys.stderr,
         )
+        sys.exit(1)
+    except Exception as error:
+        number = storage_errno(error)
+        if number is None:
+            raise
+        print(f"rluf: the home folder cannot be written ({os.strerror(number)}). {REMEDIES[number]}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -32,8 +32,9 @@ from rich.table import Table
 from resources.pages import serve_pages
 from resources.profiles import CANDIDATES_FILE, SETTINGS_FILE, load_profile, packaged
 from rluf_assets.errors import ConfigError, JobFailed
+from rluf_assets.growing import one_more_day, set_days
 from rluf_assets.lake import read_json, write_json
-from rluf_assets.materialise import Outcome, Unit, quiet_environment, run_units
+from rluf_assets.materialise import Outcome, Unit, end_dead_runs, quiet_environment, run_units
 from rluf_assets.summary import print_table, write_summary
 
 HOME_VARIABLE = "RLUF_HOME"
@@ -50,14 +51,28 @@ freshness:
 """
 
 
-def demo(home: Path, *, seed: int = 0, profile: str = "laptop", console: Console | None = None) -> Path:
+def demo(
+    home: Path,
+    *,
+    seed: int = 0,
+    profile: str = "laptop",
+    days: int | None = None,
+    then_day: bool = False,
+    console: Console | None = None,
+) -> Path:
     """Run the loop and return the path of summary.json.
 
+    `days`: on the first days only. `then_day`: one more day arrives then, and `rluf update` tells what follows from it.
     Raises ConfigError (unknown profile, unwritable home), JobFailed when an asset crashes or a blocking data check
     fails. A hold verdict is a result, not an error.
     """
     prepare_home(home, seed=seed, profile=profile)
-    return run(home, console=console)
+    if days is not None:
+        set_days(home, days)
+    summary = run(home, console=console)
+    if then_day:
+        one_more_day(home, console or Console())
+    return summary
 
 
 def run(home: Path, *, console: Console | None = None) -> Path:
@@ -147,6 +162,7 @@ def materialise_all(home: Path, console: Console) -> Mapping[Unit, Outcome]:
 
     with dg.DagsterInstance.get() as instance:
         register_candidates(instance)
+        end_dead_runs(instance)
         units = all_units()
         with Live(console=console, refresh_per_second=2, transient=not console.is_terminal) as live:
             printed: set[Unit] = set()

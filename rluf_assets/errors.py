@@ -42,3 +42,10 @@ class TrainingError(RlufError, RuntimeError):
 
 class SchedulerDown(RlufError, ConnectionError):
     """A scheduler cannot be reached; what it runs is not affected."""
+
+
+class StorageError(RlufError, OSError):
+    """A folder cannot be written: the disk is full, the lake read-only, a file larger than allowed."""
+
+    def __str__(self) -> str:
+        return str(self.args[1] if len(self.args) > 1 else self.args[0])

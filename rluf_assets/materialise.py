@@ -8,6 +8,7 @@ everything upstream of it has succeeded; a failed unit stops what is downstream 
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +17,10 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 
 import dagster as dg
+import psutil
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+PROCESS, PROCESS_HOST = "rluf/process", "rluf/host"
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
@@ -39,13 +42,17 @@ class Unit:
 
 @dataclass
 class Outcome:
-    """How a unit ended: `state` is waiting, running, done, failed or skipped (something upstream failed)."""
+    """How a unit ended: `state` is waiting, running, done, failed or skipped (something upstream failed).
+
+    `notes`: what its assets' own checks said (a model's verdict), passed or not.
+    """
 
     state: str = "waiting"
     started: float = 0.0
     wall_s: float = 0.0
     errors: list[str] = field(default_factory=list)
     failed_checks: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def run_units(
@@ -59,9 +66,12 @@ def run_units(
 
     Units run in worker processes that load the code location once (`RLUF_HOME` and `DAGSTER_HOME` say which):
     Dagster configures Python's logging anew for every run, which two threads of one process cannot do at a time.
+    A single worker is this very process.
     """
     upstream = {unit: _upstream_units(defs, unit, units) for unit in units}
     outcomes = {unit: Outcome() for unit in units}
+    if workers == 1:
+        return _run_here(upstream, outcomes, on_change)
     running: dict[Future[Outcome], Unit] = {}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         while running or any(outcome.state == "waiting" for outcome in outcomes.values()):
@@ -87,6 +97,54 @@ def run_units(
     return outcomes
 
 
+def _run_here(
+    upstream: dict[Unit, list[Unit]], outcomes: dict[Unit, Outcome], on_change: Callable[[dict[Unit, Outcome]], None]
+) -> dict[Unit, Outcome]:
+    waiting = list(outcomes)
+    while waiting:
+        ready = (unit for unit in waiting if not any(other in waiting for other in upstream[unit]))
+        unit = next(ready)
+        waiting.remove(unit)
+        if any(outcomes[other].state in ("failed", "skipped") for other in upstream[unit]):
+            outcomes[unit].state = "skipped"
+        else:
+            outcomes[unit] = Outcome("running", time.monotonic())
+            on_change(outcomes)
+            ended = _run_unit(unit)
+            ended.wall_s = time.monotonic() - outcomes[unit].started
+            outcomes[unit] = ended
+        on_change(outcomes)
+    return outcomes
+
+
+def end_dead_runs(instance: dg.DagsterInstance) -> int:
+    """Report runs of this module as failed whose process is gone (killed, machine restarted); returns how many.
+
+    Dagster takes them for alive otherwise, and everything that waits for what is in progress waits for ever.
+    """
+    alive = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
+    runs = instance.get_runs(dg.RunsFilter(statuses=alive, tags={PROCESS_HOST: socket.gethostname()}))
+    dead = [run for run in runs if not _is_alive(run.tags[PROCESS])]
+    for run in dead:
+        instance.report_run_failed(run, "Its process is gone: killed, or the machine was restarted. Run it again.")
+    return len(dead)
+
+
+def _own_process() -> dict[str, str]:
+    this = psutil.Process()
+    return {PROCESS: f"{this.pid} {this.create_time()}", PROCESS_HOST: socket.gethostname()}
+
+
+def _is_alive(process: str) -> bool:
+    pid, created = process.split()
+    try:
+        return bool(
+            psutil.Process(int(pid)).create_time() == float(created)
+        )  # the number may be another process's by now
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _end_with_parent() -> None:
     """Make this worker end when the process that started it is killed: its pool would wait for work forever."""
     parent = os.getppid()
@@ -102,7 +160,7 @@ def _end_with_parent() -> None:
 def _run_unit(unit: Unit) -> Outcome:
     from rluf_assets.definitions import defs
 
-    tags = {"rluf/unit": unit.assets[0]}
+    tags = {"rluf/unit": unit.assets[0], **_own_process()}
     if unit.day_range:
         tags |= {RANGE_START: unit.day_range[0], RANGE_END: unit.day_range[1]}
     with dg.DagsterInstance.get() as instance:
@@ -124,6 +182,11 @@ def _run_unit(unit: Unit) -> Outcome:
         f"{check.asset_key.to_user_string()}/{check.check_name}: {check.description or 'failed'}"
         for check in result.get_asset_check_evaluations()
         if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR
+    ]
+    outcome.notes = [
+        str(check.description)
+        for check in result.get_asset_check_evaluations()
+        if check.asset_key.to_user_string() in unit.assets and check.check_name == "adopted"
     ]
     outcome.state = "done" if result.success and not outcome.failed_checks else "failed"
     return outcome

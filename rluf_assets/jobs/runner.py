@@ -25,6 +25,7 @@ from filelock import FileLock
 from resources.launchers.spec import JobSpec
 from rluf_assets.errors import MissingExtra, RlufError
 from rluf_assets.lake import SCRATCH, Artifact, Produced, publish, read_artifact
+from rluf_assets.storage import named_storage
 
 EXTRA_OF = {
     "torch": "train", "transformers": "train", "accelerate": "train", "tokenizers": "train", "peft": "train",
@@ -88,6 +89,11 @@ def run_job(spec: JobSpec, stage: Stage, log: Callable[[str], None] = print) -> 
     orchestrator is neither lost nor doubled. Only resume state is kept from an unfinished attempt.
     """
     out = Path(spec.output_uri)
+    with named_storage(f"job {spec.name}: {out}"):
+        return _run_locked(spec, stage, out, log)
+
+
+def _run_locked(spec: JobSpec, stage: Stage, out: Path, log: Callable[[str], None]) -> tuple[Artifact, bool]:
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
     with FileLock(f"{out}.lock"):
         found = read_artifact(spec.output_uri)

@@ -1,0 +1,225 @@
+"""`rluf update`: bring in what arrived, then make again what its content asks for, and say what ran, what did not, and why.
+
+The conditions are those of the sensor (rluf_assets/automation.py), evaluated here tick by tick without a daemon. Their memory,
+`dagster/automation.json`, moves on only when a tick's runs have succeeded: after a kill or a failure they ask again.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from rich.console import Console
+from rich.markup import escape
+
+from rluf_assets.automation import FIXED, LOOK_BACK_DAYS
+from rluf_assets.demo import WORKERS, load_code_location, make_folders, require_home
+from rluf_assets.errors import ConfigError, JobFailed
+from rluf_assets.lake import Lake
+from rluf_assets.materialise import Outcome, Unit, end_dead_runs, quiet_environment, run_units
+
+MEMORY = "automation.json"
+RAW = ("raw_messages", "raw_reactions")
+Contents = dict[tuple[str, str], str]  # (asset, partition) -> content hash of the artifact in force
+# Each of their runs is light enough for this very process.
+_LIGHT = ("raw_messages", "raw_reactions", "validated_replies", "signal_audit", "signal_set")
+
+
+@dataclass
+class Update:
+    """What an update did: its runs in order with the reason for each, and why the other assets were left alone."""
+
+    ran: list[tuple[Unit, Outcome, str]] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def failures(self) -> list[str]:
+        return [text for _, outcome, _ in self.ran for text in (*outcome.errors, *outcome.failed_checks)]
+
+
+def update(home: Path, *, day: str | None = None, console: Console | None = None) -> Update:
+    """Bring in `day`, or every day that is missing and those of the look-back, and what follows from their content.
+
+    Raises ConfigError (no such home or day), JobFailed at the end if a run failed or a blocking check did; whatever was
+    not downstream of it has been done.
+    """
+    require_home(home)
+    make_folders(home)
+    quiet_environment()
+    console = console or Console(width=120)
+    defs = load_code_location(home)
+    from rluf_assets.partitions import register_candidates
+
+    with dg.DagsterInstance.get() as instance:
+        register_candidates(instance)
+        end_dead_runs(instance)
+        done = follow(defs, instance, home, _arrived(Lake(str(home.resolve() / "lake")), day), console)
+    if any(unit.assets == ("release_report",) and outcome.state == "done" for unit, outcome, _ in done.ran):
+        from rluf_assets.summary import write_summary
+
+        write_summary(home)
+    for reason in dict.fromkeys(done.left.values()):
+        names = [asset for asset, why in done.left.items() if why == reason]
+        console.print(f"[dim]not run[/]           {escape(', '.join(names))}: {escape(reason)}", highlight=False)
+    if done.failures:
+        raise JobFailed("the update stopped:\n" + "\n".join(done.failures))
+    return done
+
+
+def follow(defs: dg.Definitions, instance: dg.DagsterInstance, home: Path, first: Unit, console: Console) -> Update:
+    """Run `first`, then whatever the conditions ask for, until they ask for nothing."""
+    lake, memory = Lake(str(home.resolve() / "lake")), home / "dagster" / MEMORY
+    graph, done = defs.resolve_asset_graph(), Update()
+    before = contents(lake, defs)
+    cursor = _read(memory)
+    if cursor is None:
+        cursor = _tick(defs, instance, None)[1]
+        _write(memory, cursor)
+    units, why, moved_on = [first], dict.fromkeys([first], "it arrived"), True
+    while units:
+        outcomes = run_units(defs, units, workers=_workers(units))
+        now = contents(lake, defs)
+        for unit, outcome in outcomes.items():
+            done.ran.append((unit, outcome, why[unit]))
+            console.print(_line(unit, outcome, why[unit], _changed(before, now)), highlight=False)
+        moved_on = moved_on and all(outcome.state == "done" for outcome in outcomes.values())
+        if moved_on:
+            _write(memory, cursor)
+        asked, cursor = _tick(defs, instance, cursor)
+        units = list(units_of(asked))
+        changed = {asset for asset, _ in _changed(before, now)}
+        why = {unit: _reason(graph, unit.assets[0], changed) for unit in units}
+    if moved_on:
+        _write(memory, cursor)
+    done.left = _left_alone(graph, done, {asset for asset, _ in _changed(before, contents(lake, defs))})
+    return done
+
+
+def units_of(asked: Mapping[str, set[str | None]]) -> Iterator[Unit]:
+    """Runs for what was asked for: neighbouring days in one, every candidate in its own."""
+    for asset, partitions in asked.items():
+        keys = sorted(key for key in partitions if key is not None)
+        if not keys:
+            yield Unit((asset,))
+        elif asset in _LIGHT:
+            yield from (Unit((asset,), day_range=span) for span in _ranges(keys))
+        else:
+            yield from (Unit((asset,), partition=key) for key in keys)
+
+
+def contents(lake: Lake, defs: dg.Definitions) -> Contents:
+    """Content of everything in force."""
+    assets = [key.to_user_string() for key in defs.resolve_asset_graph().materializable_asset_keys]
+    found = {}
+    for asset in assets:
+        for partition in lake.partitions(asset):
+            found[asset, partition] = lake.current(asset, None if partition == "_" else partition).content_hash
+    return found
+
+
+def _arrived(lake: Lake, day: str | None) -> Unit:
+    from rluf_assets.partitions import DAYS
+
+    known = DAYS.get_partition_keys()
+    if not known:
+        raise ConfigError(f"{lake.root}: the logs' first day is not over yet. Come back tomorrow, or mend first_day.")
+    if day is not None:
+        if day not in known:
+            raise ConfigError(f"day {day!r}: not a day of this home, expected one from {known[0]} to {known[-1]}.")
+        return Unit(RAW, day_range=(day, day))
+    there = set.intersection(*(set(lake.partitions(asset)) for asset in RAW))
+    missing = [key for key in known if key not in there]
+    return Unit(RAW, day_range=(min([*missing, *known[-LOOK_BACK_DAYS:]]), known[-1]))
+
+
+def _tick(defs: dg.Definitions, instance: dg.DagsterInstance, cursor: Any) -> tuple[dict[str, set[str | None]], Any]:
+    """One evaluation of the conditions: asset -> partitions asked for, and the memory after it."""
+    graph = defs.resolve_asset_graph()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        selection = dg.AssetSelection.all() - dg.AssetSelection.assets(*RAW)
+        result = dg.evaluate_automation_conditions(defs, instance, asset_selection=selection, cursor=cursor)
+    asked = {
+        key.to_user_string(): set(found)
+        for key in graph.toposorted_asset_keys
+        if key in graph.materializable_asset_keys and (found := result.get_requested_partitions(key))
+    }
+    return asked, result.cursor
+
+
+def _ranges(days: list[str]) -> Iterator[tuple[str, str]]:
+    start = last = days[0]
+    for day in days[1:]:
+        if date.fromisoformat(day) - date.fromisoformat(last) > timedelta(days=1):
+            yield start, last
+            start = day
+        last = day
+    yield start, last
+
+
+def _workers(units: list[Unit]) -> int:
+    heavy = [unit for unit in units if unit.assets[0] not in _LIGHT]
+    return max(1, min(WORKERS, len(heavy)))
+
+
+def _changed(before: Contents, now: Contents) -> set[tuple[str, str]]:
+    return {place for place, content in now.items() if before.get(place) != content}
+
+
+def _parents(graph: Any, asset: str) -> list[str]:
+    return sorted(key.to_user_string() for key in graph.get(dg.AssetKey(asset)).parent_keys)
+
+
+def _reason(graph: Any, asset: str, changed: set[str]) -> str:
+    found = [parent for parent in _parents(graph, asset) if parent in changed]
+    return f"new content of {', '.join(found)}" if found else "it was missing, asked for before, or its code changed"
+
+
+def _left_alone(graph: Any, done: Update, changed: set[str]) -> dict[str, str]:
+    ran = {asset for unit, _, _ in done.ran for asset in unit.assets}
+    stopped = {asset for unit, outcome, _ in done.ran if outcome.state != "done" for asset in unit.assets}
+    left = {}
+    for key in graph.toposorted_asset_keys:
+        asset = key.to_user_string()
+        if asset in ran or key not in graph.materializable_asset_keys:
+            continue
+        above = {parent.to_user_string() for parent in graph.get_ancestor_asset_keys(key)}
+        if asset in FIXED:
+            left[asset] = "remade by people only, so that candidates stay comparable"
+        elif above & stopped - set(FIXED):
+            left[asset] = f"downstream of {', '.join(sorted(above & stopped))}, which failed"
+        elif not set(_parents(graph, asset)) & changed:
+            left[asset] = "the content of what it is made from is as before"
+        else:
+            left[asset] = "it waits for what is missing upstream, or follows the comparisons only"
+    return left
+
+
+def _line(unit: Unit, outcome: Outcome, why: str, changed: set[tuple[str, str]]) -> str:
+    keys = [unit.partition or "_"] if unit.day_range is None else None
+    new = sum(asset in unit.assets and (keys is None or partition in keys) for asset, partition in changed)
+    what = "new content" if new else "same content as before"
+    told = "".join(f"\n{'':18}{text}" for text in outcome.notes)
+    state = {"done": "[green]ran[/]    ", "failed": "[red]failed[/] "}.get(outcome.state, "skipped")
+    result = what if outcome.state == "done" else "see below"
+    return f"{state} {outcome.wall_s:6.1f} s  {escape(unit.name)}: {escape(why)} -> {result}{escape(told)}"
+
+
+def _read(memory: Path) -> Any:
+    from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
+    from dagster_shared.serdes import deserialize_value
+
+    return deserialize_value(memory.read_text(), AssetDaemonCursor) if memory.exists() else None
+
+
+def _write(memory: Path, cursor: Any) -> None:
+    from dagster_shared.serdes import serialize_value
+
+    part = memory.with_suffix(".part")
+    part.write_text(serialize_value(cursor))
+    part.replace(memory)
