@@ -48,6 +48,13 @@ nux:
 # Whether assets are as fresh as their policies ask is evaluated by the daemon that `rluf ui` runs.
 freshness:
   enabled: true
+# A run whose process died (not one that failed by an error of its own) is started again, and goes on where it was.
+run_retries:
+  enabled: true
+  max_retries: 2
+  retry_on_asset_or_op_failure: false
+run_monitoring:
+  enabled: true
 """
 
 
@@ -221,6 +228,7 @@ def open_ui(home: Path, host: str, port: int) -> None:
 
     with dg.DagsterInstance.get() as instance:
         register_candidates(instance)
+        end_dead_runs(instance)
     environment = {
         **os.environ,
         HOME_VARIABLE: str(home.resolve()),

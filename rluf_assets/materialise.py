@@ -7,6 +7,7 @@ everything upstream of it has succeeded; a failed unit stops what is downstream 
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -15,12 +16,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from typing import Any
 
 import dagster as dg
 import psutil
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 PROCESS, PROCESS_HOST = "rluf/process", "rluf/host"
+SERVER = ".dagster/grpc_info"  # where the code server of a run started by a daemon listens
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
@@ -118,13 +121,15 @@ def _run_here(
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> int:
-    """Report runs of this module as failed whose process is gone (killed, machine restarted); returns how many.
+    """Report runs as failed whose process, or code server, is gone (killed, machine restarted); returns how many.
 
     Dagster takes them for alive otherwise, and everything that waits for what is in progress waits for ever.
     """
     alive = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
-    runs = instance.get_runs(dg.RunsFilter(statuses=alive, tags={PROCESS_HOST: socket.gethostname()}))
-    dead = [run for run in runs if not _is_alive(run.tags[PROCESS])]
+    runs = instance.get_runs(dg.RunsFilter(statuses=alive))
+    here = [run for run in runs if run.tags.get(PROCESS_HOST) == socket.gethostname()]
+    dead = [run for run in here if not _is_alive(run.tags[PROCESS])]
+    dead += [run for run in runs if SERVER in run.tags and not _answers(json.loads(run.tags[SERVER]))]
     for run in dead:
         instance.report_run_failed(run, "Its process is gone: killed, or the machine was restarted. Run it again.")
     return len(dead)
@@ -143,6 +148,14 @@ def _is_alive(process: str) -> bool:
         )  # the number may be another process's by now
     except psutil.NoSuchProcess:
         return False
+
+
+def _answers(server: dict[str, Any]) -> bool:
+    """Whether anybody listens where the code server was that started a run."""
+    local = server.get("socket")
+    with socket.socket(socket.AF_UNIX if local else socket.AF_INET) as probe:
+        probe.settimeout(2)
+        return probe.connect_ex(local or (server.get("host") or "127.0.0.1", int(server["port"]))) == 0
 
 
 def _end_with_parent() -> None:

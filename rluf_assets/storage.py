@@ -1,7 +1,7 @@
 """A full disk, a read-only lake, missing rights: told as what they are, with what to do, wherever they show.
 
 Libraries raise them as errors of their own (OSError, Polars, safetensors, SQLite): what tells is the errno, or the system's
-words, somewhere in the chain. Nothing half-written is ever read: an artifact is there once its manifest is, and that comes last.
+words, somewhere in the chain. Nothing half-written is ever read: an artifact is there once its manifest is, the last file.
 """
 
 from __future__ import annotations

@@ -24,12 +24,17 @@ def listening(process: psutil.Process) -> set[tuple[str, int]]:
     return found
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.mark.slow
 def test_it_listens_on_loopback_alone(tmp_path: Path) -> None:
     prepare_home(tmp_path, seed=0, profile="tiny")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "rluf_assets.cli", "ui", "--home", str(tmp_path), "--port", str(port)]
     with (tmp_path / "ui.log").open("w") as log:
         started = psutil.Popen(command, stdout=log, stderr=log)

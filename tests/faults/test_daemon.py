@@ -1,0 +1,81 @@
+"""`rluf ui` with its daemon, killed in its parts while it works unattended: it goes on and ends where an update ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rluf_assets.errors import ArtifactMissing
+from rluf_assets.lake import Lake
+from tests.conftest import run_rluf
+from tests.core.test_ui import free_port
+from tests.loop.test_update import LOGS_ONLY, write_home
+
+pytestmark = pytest.mark.slow
+SETTINGS = {**LOGS_ONLY, "production": {**LOGS_ONLY["production"], "days": 3}}  # type: ignore[dict-item]
+
+
+@contextmanager
+def ui(home: Path) -> Iterator[psutil.Popen]:
+    """`rluf ui` on a free port; all of it ended afterwards."""
+    command = [sys.executable, "-m", "rluf_assets.cli", "ui", "--home", str(home), "--port", str(free_port())]
+    with (home / "ui.log").open("a") as log:
+        started = psutil.Popen(command, stdout=log, stderr=log, env={**os.environ, "RLUF__pages_url": "http://none"})
+    try:
+        yield started
+    finally:
+        family = [started, *started.children(recursive=True)]
+        if started.is_running():
+            started.send_signal(signal.SIGINT)
+        for one in psutil.wait_procs(family, timeout=30)[1]:
+            one.kill()
+
+
+def wait(condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
+    for _ in range(int(seconds * 4)):
+        if condition():
+            return
+        time.sleep(0.25)
+    raise AssertionError(f"{what}: not within {seconds} s")
+
+
+def in_force(lake: Lake, asset: str) -> str | None:
+    try:
+        return lake.current(asset).content_hash
+    except ArtifactMissing:
+        return None
+
+
+def parts(started: psutil.Popen, *words: str) -> list[psutil.Process]:
+    """Processes under `rluf ui` whose command line has one of these words."""
+    found = [one for one in started.children(recursive=True) if one.is_running()]
+    return [one for one in found if any(word in " ".join(one.cmdline()) for word in words)]
+
+
+def test_killed_parts_of_the_ui_do_not_change_where_it_ends(tmp_path: Path) -> None:
+    home = write_home(tmp_path / "home", SETTINGS)
+    lake = Lake(str(home / "lake"))
+    with ui(home) as started:  # three missing days: the automation brings them in
+        wait(lambda: (home / "lake" / "raw_messages").exists(), "the first day")
+        for one in parts(started, "dagster._daemon", "daemon run", "api grpc", "multiprocessing"):
+            one.kill()  # daemon, code server and the run in the middle of its partitions
+        subprocess.run(["kill", "-9", str(started.pid)], check=False)
+    with ui(home):
+        wait(lambda: in_force(lake, "signal_set") is not None and in_force(lake, "signal_audit") is not None, "the end")
+    undisturbed = write_home(tmp_path / "undisturbed", SETTINGS)
+    done = run_rluf("update", "--home", str(undisturbed))
+    assert done.returncode == 0, done.stderr
+    other = Lake(str(undisturbed / "lake"))
+    assert in_force(lake, "signal_set") == in_force(other, "signal_set")
+    for day in other.partitions("validated_replies"):
+        same = (one.current("validated_replies", day).content_hash for one in (lake, other))
+        assert len(set(same)) == 1, day
