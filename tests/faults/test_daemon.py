@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import dagster as dg
 import psutil
 import pytest
 
@@ -61,7 +62,22 @@ def parts(started: psutil.Popen, *words: str) -> list[psutil.Process]:
     return [one for one in found if any(word in " ".join(one.cmdline()) for word in words)]
 
 
-def test_killed_parts_of_the_ui_do_not_change_where_it_ends(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """The lake after one update that nobody disturbed."""
+    home = write_home(tmp_path_factory.mktemp("undisturbed") / "home", SETTINGS)
+    done = run_rluf("update", "--home", str(home))
+    assert done.returncode == 0, done.stderr
+    return Lake(str(home / "lake"))
+
+
+def contents_of(lake: Lake) -> dict[str, str]:
+    """Content hash of each validated day and of what was made from them."""
+    days = {day: lake.current("validated_replies", day).content_hash for day in lake.partitions("validated_replies")}
+    return {**days, **{asset: lake.current(asset).content_hash for asset in ("signal_set", "signal_audit")}}
+
+
+def test_killed_parts_of_the_ui_do_not_change_where_it_ends(tmp_path: Path, undisturbed: Lake) -> None:
     home = write_home(tmp_path / "home", SETTINGS)
     lake = Lake(str(home / "lake"))
     with ui(home) as started:  # three missing days: the automation brings them in
@@ -71,11 +87,21 @@ def test_killed_parts_of_the_ui_do_not_change_where_it_ends(tmp_path: Path) -> N
         subprocess.run(["kill", "-9", str(started.pid)], check=False)
     with ui(home):
         wait(lambda: in_force(lake, "signal_set") is not None and in_force(lake, "signal_audit") is not None, "the end")
-    undisturbed = write_home(tmp_path / "undisturbed", SETTINGS)
-    done = run_rluf("update", "--home", str(undisturbed))
+    assert contents_of(lake) == contents_of(undisturbed)
+
+
+def test_a_killed_update_is_finished_by_the_next_one(tmp_path: Path, undisturbed: Lake) -> None:
+    home = write_home(tmp_path / "home", SETTINGS)
+    command = [sys.executable, "-m", "rluf_assets.cli", "update", "--home", str(home)]
+    for point in ("raw_messages/2026-01-02", "validated_replies/2026-01-02", "signal_set"):
+        killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait((home / "lake" / point).exists, point)
+        killed.kill()
+        killed.wait()
+    done = run_rluf("update", "--home", str(home))
     assert done.returncode == 0, done.stderr
-    other = Lake(str(undisturbed / "lake"))
-    assert in_force(lake, "signal_set") == in_force(other, "signal_set")
-    for day in other.partitions("validated_replies"):
-        same = (one.current("validated_replies", day).content_hash for one in (lake, other))
-        assert len(set(same)) == 1, day
+    assert contents_of(Lake(str(home / "lake"))) == contents_of(undisturbed)
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+        left = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        ended = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
+    assert not left and ended  # the killed runs are told as failed, not as in progress for ever
