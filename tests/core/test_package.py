@@ -87,3 +87,19 @@ def test_pre_commit_runs_what_make_check_runs() -> None:
     check = (ROOT / "Makefile").read_text().split("check: install")[1].split("\n\n")[0]
     assert entries == ["ruff check", "ruff format", "mypy", "lint-imports"]
     assert all(f"$(BIN)/{entry}" in check for entry in entries)
+
+
+@pytest.mark.slow
+def test_dagsters_own_tool_reads_the_project(tmp_path: Path) -> None:
+    dg = Path(sys.executable).with_name("dg")
+    environment = {**os.environ, "RLUF_HOME": str(tmp_path), "DAGSTER_HOME": str(tmp_path)}
+
+    def run(*words: str) -> str:
+        done = subprocess.run([dg, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    assert "All definitions loaded successfully" in run("check", "defs")
+    listed = run("list", "defs", "--json")
+    assert '"crraft_policy"' in listed
+    assert '"decide_release"' in listed
