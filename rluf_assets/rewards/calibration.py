@@ -2,7 +2,8 @@
 
 Upsampling positives multiplies the odds by q_pos/q_neg (the classes' inclusion probabilities), so the logit must lose
 ln(q_pos/q_neg): ln 111 for 0.1% -> 10% (RLUF, section 3). A temperature fitted on validation rows at the training rate
-takes out over-confidence: `live = sigmoid(z/T + offset - shift)`.
+takes out over-confidence: `live = sigmoid(z/T + offset - shift)`. Where negatives were matched to positives by use case
+and turn, each such stratum has a q_neg, hence a shift, of its own.
 
 The offset keeps the mean prediction at the training rate. Without it a temperature cannot mend over-confidence where
 classes are unequal: dividing logits around -2 by T > 1 raises every probability, so the best T is near 1 whatever the
@@ -12,10 +13,12 @@ spread (Platt 1999 fits both; Guo et al. 2017 had balanced classes).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.optimize import brentq, minimize, minimize_scalar
 from scipy.special import expit, logit
@@ -26,6 +29,7 @@ from rluf_assets.lake import read_json, write_json
 CALIBRATION = "calibration.json"
 # Fewer examples of the rarer class say too little about a temperature.
 MIN_VALIDATION_EXAMPLES = 20
+LAST_TURN = 9
 LOG_TEMPERATURE_BOUNDS = (math.log(0.2), math.log(10.0))
 
 
@@ -39,6 +43,7 @@ class Calibration(BaseModel):
     temperature: float = Field(gt=0, allow_inf_nan=False)
     offset: float = Field(0.0, allow_inf_nan=False)
     shift: float = Field(allow_inf_nan=False)
+    strata_shifts: dict[str, float] = Field({}, description="matched sampling: the shift of each stratum; else empty")
     base_rate: float | None = Field(None, ge=0, le=1)
     train_positive_rate: float | None = Field(None, ge=0, le=1)
     validation_rows: int = 0
@@ -49,9 +54,12 @@ class Calibration(BaseModel):
         """Probability at the training rate (for pairs: of beating a reply with score 0)."""
         return np.asarray(expit(np.asarray(logits, np.float64) / self.temperature + self.offset))
 
-    def live_probability(self, logits: np.ndarray) -> np.ndarray:
-        """Probability at the live rate."""
-        return np.asarray(expit(np.asarray(logits, np.float64) / self.temperature + self.offset - self.shift))
+    def live_probability(self, logits: np.ndarray, strata: Sequence[str] | None = None) -> np.ndarray:
+        """Probability at the live rate; with `strata` (`strata_of`) each row's own shift, where sampling was matched."""
+        shift: float | np.ndarray = self.shift
+        if strata is not None and self.strata_shifts:
+            shift = np.array([self.strata_shifts.get(name, self.shift) for name in strata])
+        return np.asarray(expit(np.asarray(logits, np.float64) / self.temperature + self.offset - shift))
 
     def save(self, folder: Path) -> None:
         write_json(str(folder / CALIBRATION), self.model_dump(mode="json"))
@@ -77,6 +85,21 @@ def prior_shift(rates: dict[str, Any]) -> float:
     if not all(isinstance(q, int | float) and 0 < q <= 1 for q in found.values()):
         raise DataError(f"rates.json: expected q_pos and q_neg in (0, 1], found {found}. Build the signal set again.")
     return math.log(found["q_pos"] / found["q_neg"])
+
+
+def strata_shifts(rates: dict[str, Any]) -> dict[str, float]:
+    """ln(q_pos/q_neg) of each stratum that negatives were drawn from; empty where they were drawn uniformly."""
+    found = {name: stratum.get("q_neg") for name, stratum in (rates.get("strata") or {}).items()}
+    return {name: math.log(rates["q_pos"] / q_neg) for name, q_neg in found.items() if q_neg}
+
+
+def strata_of(rows: pl.DataFrame) -> list[str] | None:
+    """Each row's stratum, as the signal set names it (use case and turn, later turns as one); None without the columns."""
+    if not {"use_case", "turn_index"} <= set(rows.columns):
+        return None
+    turn = pl.min_horizontal("turn_index", LAST_TURN)
+    named = rows.select(pl.format("{} / turn {}", pl.col("use_case").fill_null("unknown"), turn).fill_null(""))
+    return named.to_series().to_list()
 
 
 def fit_signal(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, rate: float) -> tuple[float, float]:

@@ -16,6 +16,7 @@ import polars as pl
 from rluf_assets.errors import DataError
 from rluf_assets.rewards import baselines, metrics
 from rluf_assets.rewards.baselines import BagOfWords
+from rluf_assets.rewards.calibration import strata_of
 from rluf_assets.rewards.config import EvaluationConfig, RewardConfig
 from rluf_assets.rewards.data import labelled_rows, limit_rows, pair_rows
 from rluf_assets.rewards.ensemble import Ensemble, fit_ensemble
@@ -139,7 +140,8 @@ def _score(
         )
     fits = ~encoded.too_long
     logits, features = model.read_token_ids([encoded.token_ids[i] for i in np.flatnonzero(fits)])
-    return rows.filter(fits), model.probabilities(logits), features
+    rows = rows.filter(fits)
+    return rows, model.probabilities(logits, strata_of(rows)), features
 
 
 def _score_pairs(model: RewardModel, rows: pl.DataFrame, config: RewardConfig) -> np.ndarray:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from rluf_assets.errors import ConfigError, DataError
 from rluf_assets.lake import write_json
+from rluf_assets.rewards.calibration import strata_of
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.data import normal_prompts, read_table
 from rluf_assets.rewards.evaluation import evaluate_pairs, evaluate_signal
@@ -92,7 +93,9 @@ def score_files(
     if taken:
         raise DataError(f"{source}: has columns {taken} already; rename them, scores would overwrite them.")
     prompts, completions = normal_prompts(frame, str(source))
-    scores = RewardModel.load(model, device=device).score(prompts, completions, batch_tokens=batch_tokens)
+    reward = RewardModel.load(model, device=device)
+    logits = reward.score(prompts, completions, batch_tokens=batch_tokens)["logit"].to_numpy()
+    scores = reward.probabilities(logits, strata_of(frame))
     scored = pl.concat([frame, scores.rename({"logit": "score"}).select(SCORES)], how="horizontal")
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f"{output.name}.partial")

@@ -112,13 +112,13 @@ class RewardModel:
             pl.Series("disagreement", self.ensemble.disagreement(odds), pl.Float64),
         )
 
-    def probabilities(self, logits: np.ndarray) -> pl.DataFrame:
-        """Columns logit, probability and live_probability of raw logits."""
+    def probabilities(self, logits: np.ndarray, strata: Sequence[str] | None = None) -> pl.DataFrame:
+        """Columns logit, probability and live_probability of raw logits; `strata` as in `Calibration`."""
         return pl.DataFrame(
             {
                 "logit": logits,
                 "probability": self.calibration.probability(logits),
-                "live_probability": self.calibration.live_probability(logits),
+                "live_probability": self.calibration.live_probability(logits, strata),
             }
         )
 

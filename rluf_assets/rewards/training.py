@@ -20,7 +20,14 @@ from rluf_assets.errors import ConfigError, DataError, TrainingError
 from rluf_assets.rewards import data
 from rluf_assets.rewards.attention import pass_dtype
 from rluf_assets.rewards.batching import Unit, make_unit
-from rluf_assets.rewards.calibration import Calibration, fit_pairs, fit_signal, load_calibration, prior_shift
+from rluf_assets.rewards.calibration import (
+    Calibration,
+    fit_pairs,
+    fit_signal,
+    load_calibration,
+    prior_shift,
+    strata_shifts,
+)
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.encoding import Encoder
 from rluf_assets.rewards.memory import give_back
@@ -206,6 +213,7 @@ def _calibration(
         signal=str((rates or {}).get("signal", config.objective)),
         temperature=1.0,
         shift=prior_shift(rates) if rates and signal_like else 0.0,
+        strata_shifts=strata_shifts(rates) if rates and signal_like else {},
         base_rate=(rates or {}).get("base_rate"),
         train_positive_rate=float(np.average(rows["label"], weights=rows["weight"])) if signal_like else None,
         validation_rows=int(is_held.sum()),

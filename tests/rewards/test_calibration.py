@@ -6,11 +6,22 @@ import json
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy.special import expit
 
 from rluf_assets.errors import ArtifactMissing, DataError
-from rluf_assets.rewards.calibration import Calibration, fit_pairs, fit_signal, load_calibration, prior_shift
+from rluf_assets.feedback.config import SignalSetConfig
+from rluf_assets.feedback.drawing import stratum
+from rluf_assets.rewards.calibration import (
+    Calibration,
+    fit_pairs,
+    fit_signal,
+    load_calibration,
+    prior_shift,
+    strata_of,
+    strata_shifts,
+)
 from rluf_assets.rewards.metrics import calibration_slope
 
 FIELDS = {"objective": "bce", "signal": "love", "temperature": 1.0, "shift": 0.0, "max_length": 64}
@@ -96,3 +107,31 @@ def test_missing_calibration_means_no_finished_model(tmp_path):
         load_calibration(tmp_path)
     Calibration(**FIELDS).save(tmp_path)
     assert load_calibration(tmp_path).signal == "love"
+
+
+def test_matched_sampling_is_undone_stratum_by_stratum():
+    """Negatives drawn at ten and at hundred to one: the live rate of each stratum comes back, which one shift misses."""
+    rng = np.random.default_rng(5)
+    true_rate, q_neg = (
+        {"chat / turn 1": 0.05, "coding / turn 9": 0.005},
+        {"chat / turn 1": 0.1, "coding / turn 9": 0.01},
+    )
+    rates = {
+        "q_pos": 1.0,
+        "q_neg": 0.03,
+        "strata": {n: {"q_neg": q} for n, q in q_neg.items()} | {"x": {"q_neg": None}},
+    }
+    shifts = strata_shifts(rates)
+    assert shifts == pytest.approx({name: -np.log(q) for name, q in q_neg.items()})
+    calibration = Calibration(**{**FIELDS, "temperature": 1.0, "shift": prior_shift(rates)}, strata_shifts=shifts)
+    rows = pl.DataFrame({"use_case": ["chat", "coding"] * 500, "turn_index": [1, 12] * 500})
+    strata = strata_of(rows)
+    live = np.array([true_rate[name] for name in strata]) * rng.uniform(0.5, 1.5, len(strata))
+    at_training = live / (live + (1 - live) * np.array([q_neg[name] for name in strata]))
+    logits = np.log(at_training / (1 - at_training))
+    np.testing.assert_allclose(calibration.live_probability(logits, strata), live, rtol=1e-9)
+    assert np.abs(calibration.live_probability(logits) / live - 1).max() > 0.5
+    # The signal set's own names of the strata.
+    named = rows.select(stratum(SignalSetConfig(signal="love", negatives="matched"))).to_series()
+    assert named.to_list() == strata
+    assert strata_of(rows.drop("turn_index")) is None
