@@ -1,9 +1,10 @@
 """Speed of policy optimisation, always beside a rival in the same run: `python -m benchmarks.policy [--prompts 32]`.
 
-Three measurements on one small random Llama and three reward models of its shape, HH-RLHF first messages as prompts:
-sampling against `transformers.generate`; a whole CRRAFT iteration, phase by phase, with its FLOPs over the time they
-took; and TRL's GRPOTrainer with the same models, generations and lengths where `trl` is installed. The policy is random,
-so no reply ends early on either side. Same threads, same dtype (float32), no gradient checkpointing on either side.
+On one small random Llama and three reward models of its shape, HH-RLHF first messages as prompts: sampling against
+`transformers.generate`, and against vLLM where this runs in its environment (`.venv-vllm/bin/python -m benchmarks.policy
+--sampling-only`); a whole CRRAFT iteration, phase by phase, with its FLOPs over time; and TRL's GRPOTrainer with the same
+models, generations and lengths (extra `bench`). The policy is random, so replies hardly ever end early on either side.
+Threads, dtype (bfloat16 passes over float32 weights) and gradient checkpointing are alike on both sides.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import torch
@@ -28,6 +30,9 @@ from rluf_assets.policy.loop import Folders, optimise_policy
 from rluf_assets.rewards.calibration import Calibration
 from rluf_assets.rewards.model import load_network, save_network
 from rluf_assets.rewards.scoring import RewardModel
+
+if TYPE_CHECKING:
+    from rluf_assets.policy.vllm_engine import VLLMEngine
 
 HH = Path(__file__).parents[2] / "shared" / "data" / "hh_rlhf" / "helpful-base.jsonl.gz"
 OBJECTIVES = ("helpfulness", "safety", "love")
@@ -84,14 +89,20 @@ def make_models(root: Path, texts: list[str], hidden: int, layers: int, vocabula
 
 
 def sampling(root: Path, texts: list[str], n: int, new_tokens: int) -> dict[str, float]:
-    """Tokens per second of the engine and of `generate` with num_return_sequences, best of two each."""
-    engine = TransformersEngine(root / "policy")
+    """Tokens per second of the engine and of `generate` with num_return_sequences, best of three each (so: warm)."""
+    engine = TransformersEngine(root / "policy", dtype=torch.bfloat16)
     prompts = [[{"role": "user", "content": text}] for text in texts]
     tokenizer = engine.encoder.tokenizer
     tokenizer.padding_side = "left"
     tokens = len(texts) * n * new_tokens
     found = {"engine": 0.0, "generate": 0.0}
-    for _ in range(2):
+    rival = vllm_engine(root)
+    for _ in range(3):
+        if rival is not None:
+            begin = time.perf_counter()
+            replies = rival.sample(prompts, n=n, max_new_tokens=new_tokens, seed=0)
+            drawn = sum(len(reply.token_ids) for row in replies for reply in row)
+            found["vllm"] = max(found.get("vllm", 0.0), drawn / (time.perf_counter() - begin))
         begin = time.perf_counter()
         replies = engine.sample(prompts, n=n, max_new_tokens=new_tokens, seed=0)
         drawn = sum(len(reply.token_ids) for row in replies for reply in row)
@@ -105,6 +116,18 @@ def sampling(root: Path, texts: list[str], n: int, new_tokens: int) -> dict[str,
             )
         found["generate"] = max(found["generate"], tokens / (time.perf_counter() - begin))
     return found
+
+
+def vllm_engine(root: Path) -> VLLMEngine | None:
+    """vLLM on the same weights, where it is installed."""
+    try:
+        import vllm  # noqa: F401
+    except ImportError:
+        return None
+    from rluf_assets.policy.config import VllmConfig
+    from rluf_assets.policy.vllm_engine import VLLMEngine
+
+    return VLLMEngine(root / "policy", VllmConfig(dtype="bfloat16"))
 
 
 def crraft(root: Path, texts: list[str], n: int, new_tokens: int) -> dict[str, float]:
@@ -138,6 +161,9 @@ def crraft(root: Path, texts: list[str], n: int, new_tokens: int) -> dict[str, f
             max_new_tokens=new_tokens,
             updates_per_iteration=1,
             learning_rate=1e-5,
+            dtype="bfloat16",
+            gradient_checkpointing=True,
+            max_empty_iterations=99,
         ),
         seed=0,
     )
@@ -145,8 +171,8 @@ def crraft(root: Path, texts: list[str], n: int, new_tokens: int) -> dict[str, f
     return {key: statistics.median(line[key] for line in lines) for key in lines[0] if key.startswith("seconds")}
 
 
-def grpo(root: Path, texts: list[str], n: int, new_tokens: int) -> float | None:
-    """Seconds of one GRPO step of TRL on the same models, or None where trl is not installed."""
+def grpo(root: Path, texts: list[str], n: int, new_tokens: int) -> tuple[float, float] | None:
+    """Seconds of one GRPO step of TRL on the same models, and of its sampling and scoring; None where it is not installed."""
     try:
         from datasets import Dataset
         from trl import GRPOConfig, GRPOTrainer
@@ -160,8 +186,17 @@ def grpo(root: Path, texts: list[str], n: int, new_tokens: int) -> float | None:
         def on_step_end(self, *args: object, **kwargs: object) -> None:
             self.times.append(time.perf_counter())
 
+    class Timed(GRPOTrainer):
+        sampled: list[float] = []  # noqa: RUF012
+
+        def _generate_and_score_completions(self, inputs: object) -> object:
+            begin = time.perf_counter()
+            made = super()._generate_and_score_completions(inputs)
+            self.sampled.append(time.perf_counter() - begin)
+            return made
+
     tokenizer = AutoTokenizer.from_pretrained(root / "policy")
-    trainer = GRPOTrainer(
+    trainer = Timed(
         model=LlamaForCausalLM.from_pretrained(root / "policy"),
         processing_class=tokenizer,
         reward_funcs=[
@@ -180,8 +215,8 @@ def grpo(root: Path, texts: list[str], n: int, new_tokens: int) -> float | None:
             max_steps=ITERATIONS,
             beta=0.01,
             learning_rate=1e-5,
-            gradient_checkpointing=False,
-            bf16=False,
+            gradient_checkpointing=True,
+            bf16=True,
             use_cpu=True,
             report_to=[],
             save_strategy="no",
@@ -190,7 +225,8 @@ def grpo(root: Path, texts: list[str], n: int, new_tokens: int) -> float | None:
         callbacks=[Clock()],
     )
     trainer.train()
-    return statistics.median(b - a for a, b in zip(Clock.times, Clock.times[1:], strict=False))
+    steps = [b - a for a, b in zip(Clock.times, Clock.times[1:], strict=False)]
+    return statistics.median(steps), statistics.median(Timed.sampled[1:])
 
 
 def iteration_flops(root: Path, texts: list[str], n: int, new_tokens: int) -> float:
@@ -211,6 +247,7 @@ def main() -> None:
         ("prompts", 32), ("n", 4), ("new-tokens", 64), ("hidden", 256), ("layers", 4), ("vocabulary", 4096), ("threads", 1),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--sampling-only", action="store_true", help="the engines alone, as in vLLM's environment")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     texts = read_prompts(given.prompts)
@@ -218,26 +255,29 @@ def main() -> None:
         root = Path(folder)
         make_models(root, texts, given.hidden, given.layers, given.vocabulary)
         speed = sampling(root, texts, given.n, given.new_tokens)
+        print(f"\n{len(texts)} prompts x {given.n} x {given.new_tokens}, {given.hidden} wide, {given.layers} layers\n")
+        print("| measured | value |\n|---|---|")
+        for name, value in speed.items():
+            print(f"| sampling, {name} | {value:,.0f} tokens/s, engine over it {speed['engine'] / value:.2f}x |")
+        if given.sampling_only:
+            return
         seconds = crraft(root, texts, given.n, given.new_tokens)
         rival = grpo(root, texts, given.n, given.new_tokens)
         flops = iteration_flops(root, texts, given.n, given.new_tokens)
     whole = seconds.pop("seconds")
-    print(
-        f"\n{len(texts)} prompts x {given.n} x {given.new_tokens} tokens, {given.hidden} wide, {given.layers} layers\n"
-    )
-    print("| measured | value |\n|---|---|")
-    print(f"| sampling, engine | {speed['engine']:,.0f} tokens/s |")
-    print(f"| sampling, transformers generate | {speed['generate']:,.0f} tokens/s |")
-    print(f"| sampling, ratio | {speed['engine'] / speed['generate']:.2f}x |")
     print(f"| CRRAFT iteration | {whole:.2f} s, {len(texts) / whole:.2f} prompts/s |")
     for phase, value in seconds.items():
         print(f"| - {phase.removeprefix('seconds_')} | {value:.2f} s, {value / whole:.0%} |")
     print(f"| useful FLOPs over time | {flops / whole / 1e9:.1f} GFLOP/s |")
     if rival is None:
-        print("| TRL GRPO step | trl is not installed |")
-    else:
-        print(f"| TRL GRPO step | {rival:.2f} s, {len(texts) / rival:.2f} prompts/s |")
-        print(f"| CRRAFT over GRPO | {rival / whole:.2f}x |")
+        print("| TRL GRPO step | trl is not installed: pip install 'rluf[bench]' |")
+        return
+    step, sampled = rival
+    ours = seconds["seconds_sample"] + seconds["seconds_score"]
+    print(f"| TRL GRPO step | {step:.2f} s, {len(texts) / step:.2f} prompts/s |")
+    print(f"| - of it sampling and scoring | {sampled:.2f} s |")
+    print(f"| CRRAFT over GRPO, whole iteration | {step / whole:.2f}x |")
+    print(f"| CRRAFT over GRPO, sampling and scoring | {sampled / ours:.2f}x |")
 
 
 if __name__ == "__main__":
