@@ -206,8 +206,8 @@ def _run_unit(unit: Unit) -> Outcome:
 
 
 def _cause(error: object) -> str:
-    """The innermost message of a step failure: what the toolkit said, without Dagster's frames around it."""
-    while getattr(error, "cause", None) is not None:
+    """The innermost message of a step failure, without Dagster's frames; of a storage error the one with the remedy."""
+    while getattr(error, "cause", None) is not None and getattr(error, "cls_name", "") != "StorageError":
         error = error.cause  # type: ignore[attr-defined]
     return str(getattr(error, "message", error)).strip()
 
