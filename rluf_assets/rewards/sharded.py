@@ -11,26 +11,28 @@ from typing import Any
 import torch
 
 
+def frozen_weights(model: Any) -> dict[str, torch.Tensor]:
+    """Copies of what adapters leave as it is: DeepSpeed would round it to the pass's precision."""
+    return {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters() if not p.requires_grad}
+
+
 @torch.no_grad()
-def gather_weights(model: Any, keep: bool) -> None:
-    """Put whole float32 weights into `model` on the processes that `keep` them, one parameter at a time.
+def gather_weights(model: Any, frozen: dict[str, torch.Tensor], keep: bool) -> None:
+    """Put whole float32 weights, `frozen` ones among them, into `model` on the processes that `keep` them.
 
     Transformers is told that DeepSpeed is over: it would cut what is loaded next into parts as well, and one process
     would wait for the others for ever.
     """
-    from deepspeed import zero
     from deepspeed.utils import safe_get_full_fp32_param
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    whole = []
-    for parameter in model.parameters():
+    trained = {}
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             values = safe_get_full_fp32_param(parameter)
-        else:  # frozen under adapters: the optimiser does not know it
-            with zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-                values = parameter.data.float()
-        whole.append(values.to("cpu", copy=True) if keep else None)
+            if keep:
+                trained[name] = values.to("cpu", copy=True)
     unset_hf_deepspeed_config()
-    for parameter, values in zip(model.parameters(), whole, strict=True):
-        if values is not None:
-            parameter.data = values
+    if keep:
+        for name, parameter in model.named_parameters():
+            parameter.data = trained[name] if parameter.requires_grad else frozen[name]

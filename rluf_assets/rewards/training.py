@@ -33,7 +33,7 @@ from rluf_assets.rewards.encoding import Encoder
 from rluf_assets.rewards.memory import give_back
 from rluf_assets.rewards.model import RewardNetwork, load_network, save_network
 from rluf_assets.rewards.scoring import MAX_TREE_ROWS, RewardModel, device
-from rluf_assets.rewards.sharded import gather_weights
+from rluf_assets.rewards.sharded import frozen_weights, gather_weights
 from rluf_assets.rewards.trainer import Progress, RewardTrainer, named_writes, resume_point
 from rluf_assets.rewards.trees import group_rows
 
@@ -108,13 +108,15 @@ def train_reward(
     )
     with trainer.accelerator.main_process_first():
         resume = resume_point(checkpoints, _digest(encoding, rows, config, seed, trainer.ranks))
+    saves = trainer.args.should_save
+    frozen = frozen_weights(trainer.model) if trainer.is_deepspeed_enabled and saves else {}
     loss = trainer.train(resume_from_checkpoint=resume).training_loss
     if not np.isfinite(loss):
         raise TrainingError(f"training ended with a loss of {loss}. Lower learning_rate, or use dtype: float32.")
     model = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_deepspeed_enabled:
-        gather_weights(model, keep=trainer.args.should_save)
-    if trainer.args.should_save:
+        gather_weights(model, frozen, keep=saves)
+    if saves:
         with named_writes(out):
             save_network(model, network.tokenizer, out)
         give_back()
