@@ -1,11 +1,12 @@
 """`rluf update`: bring in what arrived, then make again what its content asks for, and say what ran, what did not, and why.
 
 The conditions are those of the sensor (rluf_assets/automation.py), evaluated here tick by tick without a daemon. Their memory,
-`dagster/automation.json`, moves on only when a tick's runs have succeeded: after a kill or a failure they ask again.
+`dagster/automation.json`, also holds the runs that were asked for and have not succeeded: the next update does them.
 """
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from rich.markup import escape
 from rluf_assets.automation import FIXED, LOOK_BACK_DAYS
 from rluf_assets.demo import WORKERS, load_code_location, make_folders, require_home
 from rluf_assets.errors import ConfigError, JobFailed
-from rluf_assets.lake import Lake
+from rluf_assets.lake import Lake, write_json
 from rluf_assets.materialise import Outcome, Unit, end_dead_runs, quiet_environment, run_units
 
 MEMORY = "automation.json"
@@ -76,26 +77,25 @@ def follow(defs: dg.Definitions, instance: dg.DagsterInstance, home: Path, first
     lake, memory = Lake(str(home.resolve() / "lake")), home / "dagster" / MEMORY
     graph, done = defs.resolve_asset_graph(), Update()
     before = contents(lake, defs)
-    cursor = _read(memory)
+    cursor, owed = _read(memory)
     if cursor is None:
         cursor = _tick(defs, instance, None)[1]
-        _write(memory, cursor)
-    units, why, moved_on = [first], dict.fromkeys([first], "it arrived"), True
+    failed: list[Unit] = []
+    units, why = [first], dict.fromkeys([first], "it arrived")
     while units:
+        _write(memory, cursor, [*failed, *owed, *units])  # should this be the last that is heard of us
         outcomes = run_units(defs, units, workers=_workers(units))
         now = contents(lake, defs)
         for unit, outcome in outcomes.items():
             done.ran.append((unit, outcome, why[unit]))
             console.print(_line(unit, outcome, why[unit], _changed(before, now)), highlight=False)
-        moved_on = moved_on and all(outcome.state == "done" for outcome in outcomes.values())
-        if moved_on:
-            _write(memory, cursor)
+        failed += [unit for unit, outcome in outcomes.items() if outcome.state != "done"]
         asked, cursor = _tick(defs, instance, cursor)
-        units = list(units_of(asked))
+        units = list(dict.fromkeys([*units_of(asked), *(unit for unit in owed if unit != first)]))
+        owed = []
         changed = {asset for asset, _ in _changed(before, now)}
         why = {unit: _reason(graph, unit.assets[0], changed) for unit in units}
-    if moved_on:
-        _write(memory, cursor)
+    _write(memory, cursor, failed)
     done.left = _left_alone(graph, done, {asset for asset, _ in _changed(before, contents(lake, defs))})
     return done
 
@@ -210,16 +210,20 @@ def _line(unit: Unit, outcome: Outcome, why: str, changed: set[tuple[str, str]])
     return f"{state} {outcome.wall_s:6.1f} s  {escape(unit.name)}: {escape(why)} -> {result}{escape(told)}"
 
 
-def _read(memory: Path) -> Any:
+def _read(memory: Path) -> tuple[Any, list[Unit]]:
+    """The conditions' memory, and the runs that the last update asked for and did not bring to their end."""
     from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
     from dagster_shared.serdes import deserialize_value
 
-    return deserialize_value(memory.read_text(), AssetDaemonCursor) if memory.exists() else None
+    if not memory.exists():
+        return None, []
+    kept = json.loads(memory.read_text())
+    owed = [Unit(tuple(a), p, None if span is None else (span[0], span[1])) for a, p, span in kept["owed"]]
+    return deserialize_value(kept["cursor"], AssetDaemonCursor), owed
 
 
-def _write(memory: Path, cursor: Any) -> None:
+def _write(memory: Path, cursor: Any, owed: list[Unit]) -> None:
     from dagster_shared.serdes import serialize_value
 
-    part = memory.with_suffix(".part")
-    part.write_text(serialize_value(cursor))
-    part.replace(memory)
+    units = [(unit.assets, unit.partition, unit.day_range) for unit in dict.fromkeys(owed)]
+    write_json(str(memory), {"cursor": serialize_value(cursor), "owed": units})
