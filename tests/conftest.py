@@ -49,3 +49,18 @@ def public_data() -> Path:
     if not DATA.is_dir():
         pytest.skip("no folder ../shared/data with the public data sets (docs/real-data.md)")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """An interpreter that has vLLM: what RLUF_VLLM_PYTHON names, else that of `make vllm-env`.
+
+    Without one the test skips; RLUF_REQUIRE_VLLM=1 makes that a failure.
+    """
+    python = os.environ.get("RLUF_VLLM_PYTHON") or str(Path(__file__).parents[1] / ".venv-vllm" / "bin" / "python")
+    if not Path(python).exists():
+        reason = f"no interpreter with vLLM at {python} (make vllm-env, or RLUF_VLLM_PYTHON)"
+        if os.environ.get("RLUF_REQUIRE_VLLM") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return python

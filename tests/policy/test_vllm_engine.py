@@ -20,17 +20,6 @@ ROOT = Path(__file__).parents[2]
 MEAN_TOLERANCE, MAX_TOLERANCE = 0.02, 0.25
 
 
-@pytest.fixture(scope="module")
-def vllm_python() -> str:
-    python = os.environ.get("RLUF_VLLM_PYTHON") or str(ROOT / ".venv-vllm" / "bin" / "python")
-    if not Path(python).exists():
-        reason = f"no interpreter with vLLM at {python} (make vllm-env, or RLUF_VLLM_PYTHON)"
-        if os.environ.get("RLUF_REQUIRE_VLLM") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return python
-
-
 def run(python: str, task: str, *arguments: str | Path) -> dict[str, Any]:
     """One task of vllm_comparison.py in a process of its own; what it printed last, as JSON."""
     done = subprocess.run(

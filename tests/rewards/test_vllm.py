@@ -24,17 +24,6 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def vllm_python() -> str:
-    python = os.environ.get("RLUF_VLLM_PYTHON") or str(ROOT / ".venv-vllm" / "bin" / "python")
-    if not Path(python).exists():
-        reason = f"no interpreter with vLLM at {python} (make vllm-env, or RLUF_VLLM_PYTHON)"
-        if os.environ.get("RLUF_REQUIRE_VLLM") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return python
-
-
 def base_for_vllm(folder: Path) -> Path:
     """As the other tests' base, with heads of 64: vLLM's CPU kernel refuses small ones."""
     tokenizer = make_tokenizer()
