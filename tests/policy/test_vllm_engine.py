@@ -20,10 +20,11 @@ ROOT = Path(__file__).parents[2]
 MEAN_TOLERANCE, MAX_TOLERANCE = 0.02, 0.25
 
 
-def run(python: str, task: str, *arguments: str | Path) -> dict[str, Any]:
-    """One task of vllm_comparison.py in a process of its own; what it printed last, as JSON."""
+def run(python: str, task: str, base: Path, prompts: Path, scratch: Path, *rewards: Path) -> dict[str, Any]:
+    """Figures of one task of vllm_comparison.py, in a process of its own."""
+    out, arguments = scratch / "figures.json", (base, prompts, scratch, *rewards)
     done = subprocess.run(
-        [python, "-m", "tests.policy.vllm_comparison", task, *map(str, arguments)],
+        [python, "-m", "tests.policy.vllm_comparison", str(out), task, *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
@@ -32,7 +33,7 @@ def run(python: str, task: str, *arguments: str | Path) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(out.read_text())
     return found
 
 

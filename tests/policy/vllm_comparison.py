@@ -1,4 +1,7 @@
-"""What test_vllm_engine.py runs in vLLM's environment: `python -m tests.policy.vllm_comparison TASK BASE PROMPTS SCRATCH`."""
+"""What test_vllm_engine.py runs in vLLM's environment: `python -m tests.policy.vllm_comparison OUT TASK BASE ...`.
+
+Figures go to the file OUT: vLLM writes to standard output as it pleases.
+"""
 
 from __future__ import annotations
 
@@ -138,6 +141,6 @@ def loop(base: Path, file: Path, scratch: Path, *rewards: Path) -> dict[str, Any
 
 
 if __name__ == "__main__":
-    task, *folders = sys.argv[1:]
+    out, task, *folders = sys.argv[1:]
     made = {"greedy": greedy, "bfloat16": bfloat16, "loop": loop}[task](*map(Path, folders))
-    print(json.dumps(made), flush=True)
+    Path(out).write_text(json.dumps(made))
