@@ -28,13 +28,13 @@ CANDIDATES = {
     "baseline": {"weights": {"helpfulness": 0.7, "safety": 0.3, "love": 0.0}},
     "moderate": {"weights": {"helpfulness": 0.7, "safety": 0.3, "love": 0.1}},
 }
-# Logs alone, with a signal that is frequent enough for four hundred replies a day.
+# Logs alone, with a signal frequent enough for every two days' new users to give it: a holdout without any stops the day.
 LOGS_ONLY = {
     "profile": "tiny",
     "production": {
         "kind": "simulated",
         "days": 30,
-        "logs": {"replies_per_day": 400, "helpfulness_pairs": 20, "safety_pairs": 20},
+        "logs": {"replies_per_day": 1500, "helpfulness_pairs": 20, "safety_pairs": 20},
     },
     "signal_set": {"signal": "thumbs_up", "holdout_days": 2},
 }
