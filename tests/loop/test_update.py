@@ -36,7 +36,7 @@ LOGS_ONLY = {
         "days": 30,
         "logs": {"replies_per_day": 1500, "helpfulness_pairs": 20, "safety_pairs": 20},
     },
-    "signal_set": {"signal": "thumbs_up", "holdout_days": 2},
+    "signal_set": {"signal": "copy", "holdout_days": 2},
 }
 
 
