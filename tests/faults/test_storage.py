@@ -39,6 +39,15 @@ def copy_job(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def own_mounts() -> list[str]:
+    """The command that gives what follows it a namespace of its own, where anybody may mount."""
+    command = ["unshare", "--user", "--map-root-user", "--mount"]
+    if not shutil.which("unshare") or subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a folder in a namespace of their own")
+    return command
+
+
 def run_job_process(path: Path, largest_file: int | None = None) -> subprocess.CompletedProcess[str]:
     def limit() -> None:
         if largest_file is not None:
@@ -63,6 +72,30 @@ def test_a_job_out_of_room_publishes_nothing_names_the_remedy_and_is_repaired(tm
     assert pl.read_parquet(artifact.path("table.parquet")).height == 60_000
 
 
+def test_a_full_disk_is_named_and_the_next_run_repairs(own_mounts: list[str], tmp_path: Path) -> None:
+    path = copy_job(tmp_path)
+    lake = tmp_path / "lake"
+    lake.mkdir()
+    # The lake on a disk of 300 kB; what it holds at the end is copied out before the disk goes with its namespace.
+    mounts = 'mount -t tmpfs -o size=300k none "$1" || exit 99; "$3" -m "$4" "$5"; rc=$?; cp -r "$1" "$2"; exit $rc'
+    job = [sys.executable, "rluf_assets.jobs.adopt_tables", str(path)]
+    full = subprocess.run(
+        [*own_mounts, "sh", "-c", mounts, "sh", str(lake), str(tmp_path / "seen"), *job],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert full.returncode == REFUSED, full.stderr
+    assert "cannot be written (No space left on device)" in full.stderr
+    out = JobSpec.model_validate_json(path.read_text()).output_uri
+    left = tmp_path / "seen" / Path(out).relative_to(lake)
+    assert left.parent.exists() and read_artifact(str(left)) is None
+    shutil.rmtree(lake)
+    shutil.copytree(tmp_path / "seen", lake)  # room was made; what the full disk held is still there
+    assert run_job_process(path).returncode == 0
+    artifact = read_artifact(out)
+    assert artifact is not None
+    assert pl.read_parquet(artifact.path("table.parquet")).height == 60_000
+
+
 @pytest.mark.parametrize(
     "error",
     [OSError(28, "No space left on device"), RuntimeError("I/O error: No space left on device (os error 28)"),
@@ -77,15 +110,7 @@ def test_storage_is_told_by_whatever_raises_it(error: Exception) -> None:
 
 
 @pytest.mark.slow
-def test_a_read_only_lake_is_named_changes_nothing_and_is_repaired(tmp_path: Path) -> None:
-    able = (
-        shutil.which("unshare")
-        and not subprocess.run(
-            ["unshare", "--user", "--map-root-user", "--mount", "true"], capture_output=True, check=False
-        ).returncode
-    )
-    if not able:
-        pytest.skip("this machine lets nobody mount a folder read-only in a namespace of their own")
+def test_a_read_only_lake_is_named_changes_nothing_and_is_repaired(own_mounts: list[str], tmp_path: Path) -> None:
     home = write_home(tmp_path / "home", LOGS_ONLY)
     for day in ("2026-01-01", "2026-01-02"):  # too few for a signal set
         assert "nothing is left to train on" in run_rluf("update", "--home", str(home), "--day", day).stderr
@@ -94,7 +119,7 @@ def test_a_read_only_lake_is_named_changes_nothing_and_is_repaired(tmp_path: Pat
     mounts = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" "$1" && shift && exec "$@"'
     command = [sys.executable, "-m", "rluf_assets.cli", "update", "--home", str(home), "--day", "2026-01-03"]
     blocked = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mounts, "sh", lake.root, *command],
+        [*own_mounts, "sh", "-c", mounts, "sh", lake.root, *command],
         env=dict(os.environ), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert blocked.returncode == 1, blocked.stdout
@@ -102,4 +127,4 @@ def test_a_read_only_lake_is_named_changes_nothing_and_is_repaired(tmp_path: Pat
     assert {day: lake.current("validated_replies", day).content_hash for day in before} == before
     repaired = run_rluf("update", "--home", str(home), "--day", "2026-01-03")
     assert repaired.returncode == 0, repaired.stderr
-    assert json.loads(Path(lake.current("signal_set").path("rates.json")).read_text())["signal"] == "thumbs_up"
+    assert json.loads(Path(lake.current("signal_set").path("rates.json")).read_text())["signal"] == "copy"
