@@ -8,6 +8,7 @@ one on the same data, which tells what torch, the libraries and the data take. T
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -107,12 +108,17 @@ def rows(talks: list[list[dict[str, str]]], case: Case) -> pl.DataFrame:
     return frame.with_columns(chosen=pl.Series(replies), rejected=pl.Series(replies[1:] + replies[:1]))
 
 
+# Freed memory goes back at once: a peak that glibc's heap keeps for later is no need of the training's.
+RETURNED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
+
+
 def peak_of(case: Case) -> float:
     """The peak of a fresh process that trains it."""
     given = json.dumps([case.name, case.shape, case.tokens, case.reward])
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.planning", given], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", "benchmarks.planning", given], env={**os.environ, **RETURNED},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if done.returncode != 0:
         raise RuntimeError(f"{case.name}: {done.stderr[-2000:]}")
     return float(done.stdout.splitlines()[-1])
