@@ -149,7 +149,7 @@ def crraft(root: Path, texts: list[str], n: int, new_tokens: int) -> dict[str, f
     optimise_policy(
         root / "policy",
         root / "prompts.parquet",
-        {objective: RewardModel.load(root / objective) for objective in OBJECTIVES},
+        {objective: RewardModel.load(root / objective, dtype="bfloat16") for objective in OBJECTIVES},
         Folders(out, out / "phases", out / "checkpoints", out / "logs"),
         OptimisationConfig(
             weights=dict.fromkeys(OBJECTIVES, 1.0),

@@ -19,12 +19,14 @@ SHOWN = (
 def run(job: Job) -> Produced:
     from rluf_assets.policy.llm_judge import LlmJudge
     from rluf_assets.policy.loop import Folders, optimise_policy
-    from rluf_assets.rewards.scoring import RewardModel
+    from rluf_assets.rewards.attention import pass_dtype
+    from rluf_assets.rewards.scoring import RewardModel, device
 
     config = OptimisationConfig.model_validate(job.config)
     inputs = [name for name in job.spec.inputs if name.startswith("rewards/")]
     config.check_names([name.removeprefix("rewards/") for name in inputs])
     needed = [] if config.optimiser == "none" else inputs
+    precision = {"device": device(), "dtype": pass_dtype(config.dtype, device())}
     seconds: Counter[str] = Counter()
 
     def report(done: int, total: int, figures: Mapping[str, Any]) -> None:
@@ -35,7 +37,7 @@ def run(job: Job) -> Produced:
     rows = optimise_policy(
         job.input("base_policy"),
         job.input("evaluation_prompts") / "prompts.parquet",
-        {name.removeprefix("rewards/"): RewardModel.load(job.input(name)) for name in needed},
+        {name.removeprefix("rewards/"): RewardModel.load(job.input(name), **precision) for name in needed},
         Folders(job.out, job.scratch("phases"), job.scratch("checkpoints"), job.scratch("logs")),
         config,
         seed=job.seed,

@@ -125,7 +125,9 @@ class OptimisationConfig(_Frozen):
     groups: tuple[PromptGroup, ...] = Field((), description="gradient-level mixing; empty: one group of all prompts")
     engine: Literal["transformers", "vllm"] = Field("transformers", description="what samples; vllm: docs/operating.md")
     vllm: VllmConfig = VllmConfig()
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of passes; weights stay float32 (autocast)")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of passes; weights that are trained stay float32"
+    )
     gradient_checkpointing: bool = Field(
         False, description="layers are computed again in the backward pass: less memory"
     )

@@ -31,14 +31,14 @@ class _RowLayer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.capacity, self.filled = capacity, 0
+        self.capacity, self.filled, self.stored = capacity, 0, dtype
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         rows, heads, _, width = key_states.shape
-        self.keys = key_states.new_empty(rows, heads, self.capacity, width)
-        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
+        self.keys = key_states.new_empty(rows, heads, self.capacity, width, dtype=self.stored)
+        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1], dtype=self.stored)
         self.is_initialized = True
 
     def update(
@@ -84,7 +84,9 @@ def decode(
     lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
     batch, width = len(prompt_ids), int(lengths.max())
     ends = torch.tensor(sorted(end_ids), device=device)
-    cache = Cache(layers=[_RowLayer(width + n * max_new_tokens) for _ in range(model.config.num_hidden_layers)])
+    stored = _attention_dtype(model)
+    layers = model.config.num_hidden_layers
+    cache = Cache(layers=[_RowLayer(width + n * max_new_tokens, stored) for _ in range(layers)])
     mask = _mask(lengths, width, n, max_new_tokens, model.dtype)
     logits = prefill(model, prompt_ids, cache)[:, None].expand(-1, n, -1)
 
@@ -148,17 +150,25 @@ def _mask(lengths: torch.Tensor, width: int, n: int, steps: int, dtype: torch.dt
     return mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
 
 
+def _attention_dtype(model: PreTrainedModel) -> torch.dtype:
+    """What attention computes in. Kept in anything else, the whole cache would be cast again at every step."""
+    kind = model.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
+
+
 def _choose(
     logits: torch.Tensor, uniforms: torch.Tensor | None, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Next tokens and their log-probabilities at temperature 1; logits (prompts, n, vocab), uniforms (prompts, n)."""
     logits = logits.float()
+    probabilities = torch.softmax(logits, dim=-1)
     if uniforms is None:
         tokens = logits.argmax(dim=-1)
     else:
-        probabilities = torch.softmax(logits if temperature == 1 else logits / temperature, dim=-1)
-        cumulative = probabilities.cumsum(dim=-1)
+        drawn = probabilities if temperature == 1 else torch.softmax(logits / temperature, dim=-1)
+        cumulative = drawn.cumsum(dim=-1)
         target = uniforms[..., None].to(cumulative.dtype) * cumulative[..., -1:]
         tokens = torch.searchsorted(cumulative, target, right=True)[..., 0].clamp_(max=logits.shape[-1] - 1)
     chosen = logits.gather(-1, tokens[..., None])[..., 0]
-    return tokens, chosen - torch.logsumexp(logits, dim=-1)
+    # log sum exp from the likeliest token, whose probability never underflows: logits and probabilities pass once.
+    return tokens, chosen - logits.amax(dim=-1) + probabilities.amax(dim=-1).log()

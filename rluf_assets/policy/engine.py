@@ -20,6 +20,7 @@ from rluf_assets.chat import Message
 from rluf_assets.errors import ConfigError, DataError
 from rluf_assets.policy.decoding import Decoded, decode, prefill
 from rluf_assets.policy.prompts import PromptEncoder
+from rluf_assets.rewards.attention import FLOAT32
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,10 @@ class TransformersEngine:
     ) -> None:
         self.folder = str(folder)
         self.autocast = autocast
-        self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=FLOAT32 if autocast and device == "cpu" else None
+        )
+        self.model: PreTrainedModel = model.to(device).eval()
         self.encoder = PromptEncoder(AutoTokenizer.from_pretrained(folder))
         self.batch_tokens = batch_tokens
         self.max_positions = int(self.model.config.max_position_embeddings)
@@ -163,7 +167,8 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[i
 def token_logprobs(model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]]) -> torch.Tensor:
     """Log-probability of each completion token, shape (rows, longest completion), zero beyond a row's own.
 
-    Differentiable. Rows are padded on the right; only positions that predict completion tokens reach the output layer.
+    Differentiable. Rows are padded on the right; a hook on the output layer gives it only the positions that predict
+    completion tokens: logits of all others would cost more than the layers of a small model.
     """
     starts = torch.tensor([len(prompt) for prompt, _ in pairs])
     sizes = torch.tensor([len(completion) for _, completion in pairs])
@@ -172,19 +177,21 @@ def token_logprobs(model: PreTrainedModel, pairs: Sequence[tuple[list[int], list
     ids = torch.zeros(len(pairs), int((starts + sizes).max()), dtype=torch.long)
     for row, (prompt, completion) in enumerate(pairs):
         ids[row, : len(prompt) + len(completion)] = torch.tensor(prompt + completion)
-    ids = ids.to(model.device)
-    first = int(starts.min()) - 1
-    keep = torch.arange(first, ids.shape[1] - 1, device=ids.device)
-    logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits.float()
-
     steps = torch.arange(int(sizes.max()))
-    real = steps < sizes[:, None]
-    where = (starts[:, None] - 1 + steps).clamp(max=ids.shape[1] - 2).to(ids.device)
+    real = (steps < sizes[:, None]).to(model.device)
+    # The position that predicts each token; beyond a row's own tokens, any.
+    where = (starts[:, None] - 1 + steps).clamp(max=ids.shape[1] - 2).to(model.device)
+    ids = ids.to(model.device)
+    rows = torch.arange(len(pairs), device=model.device)[:, None]
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, where],))
+    try:
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+    finally:
+        hook.remove()
     targets = ids.gather(1, where + 1)
-    rows = torch.arange(len(pairs), device=ids.device)[:, None]
-    picked = logits[rows, where - first]
-    logprobs = picked.gather(-1, targets[..., None])[..., 0] - torch.logsumexp(picked, dim=-1)
-    return torch.where(real.to(ids.device), logprobs, 0.0)
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return torch.where(real, -losses.view(targets.shape), 0.0)
 
 
 def end_ids(folder: str | Path, encoder: PromptEncoder) -> frozenset[int]:

@@ -1,4 +1,5 @@
-"""What a CPU computes in which precision: bfloat16 only where it has instructions for it, attention always in float32.
+"""What a CPU computes in which precision: bfloat16 only where it has instructions for it, attention to be learned from
+in float32.
 
 Without such instructions a bfloat16 product runs some fifty times slower than a float32 one. With them PyTorch's CPU
 flash attention still runs its bfloat16 backward several times slower than its float32 one, which costs more than
@@ -25,6 +26,8 @@ def _sdpa_float32(
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    if not torch.is_grad_enabled():
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     with torch.autocast(query.device.type, enabled=False):
         output, weights = sdpa_attention_forward(
             module, query.float(), key.float(), value.float(), attention_mask, **options

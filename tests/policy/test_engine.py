@@ -11,7 +11,8 @@ import torch
 from rluf_assets.chat import CHAT_TEMPLATE, Message
 from rluf_assets.errors import ConfigError, DataError
 from rluf_assets.policy.decoding import _choose
-from rluf_assets.policy.engine import Completion, TransformersEngine
+from rluf_assets.policy.engine import Completion, TransformersEngine, token_logprobs
+from rluf_assets.rewards.attention import FLOAT32
 from tests.policy.conftest import FACTS, user
 
 PROMPTS: list[list[Message]] = [
@@ -68,6 +69,35 @@ def test_logprobs_of_samples_are_those_they_were_drawn_with(which: str, request:
     ]
     found = engine.logprobs([p for p, _ in rows], [c for _, c in rows], max_new_tokens=20, batch_tokens=200)
     np.testing.assert_allclose(found, [c.logprob for _, c in rows], atol=1e-3)
+
+
+def test_in_bfloat16_too_logprobs_are_those_of_sampling_and_near_those_of_float32(
+    base: Path, engine: TransformersEngine
+) -> None:
+    half = TransformersEngine(base, autocast=True)
+    prompts = [*PROMPTS, [*PROMPTS[0], {"role": "assistant", "content": "Yes. " * 12}, *user("tell me a story")]]
+    rows = half.sample(prompts, n=2, max_new_tokens=20, seed=3)
+    asked, drawn = [p for p in prompts for _ in range(2)], [c for row in rows for c in row]
+    sampled = [c.logprob for c in drawn]
+    # In one batch, prompts of unlike length. Eight bits of mantissa, two layers, 20 tokens.
+    np.testing.assert_allclose(half.logprobs(asked, drawn, max_new_tokens=20), sampled, atol=0.3)
+    np.testing.assert_allclose(engine.logprobs(asked, drawn, max_new_tokens=20), sampled, atol=0.3)
+
+
+def test_attention_runs_in_float32_only_where_it_is_learned_from(base: Path) -> None:
+    half, plain = TransformersEngine(base, autocast=True), TransformersEngine(base, autocast=True)
+    plain.model.set_attn_implementation("sdpa")
+    assert half.model.config._attn_implementation == FLOAT32
+    pairs = half.encode_pairs([user("tell me a story")], [Completion("", [5, 6, 7, 8], True, 0.0)])
+    with half.precision():
+        with torch.inference_mode():
+            torch.testing.assert_close(
+                token_logprobs(half.model, pairs), token_logprobs(plain.model, pairs), rtol=0, atol=0
+            )
+        learned = token_logprobs(half.model, pairs)
+    learned.sum().backward()
+    torch.testing.assert_close(learned, token_logprobs(TransformersEngine(base).model, pairs), atol=0.1, rtol=0.05)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in half.model.parameters())
 
 
 def test_a_sample_does_not_depend_on_the_rest_of_the_batch(base: Path, engine: TransformersEngine) -> None:
