@@ -278,6 +278,7 @@ class TestBadInput:
         """Text crosses, not ids: a reward model with another vocabulary and template works."""
         torch.manual_seed(0)
         network = load_network(public_data / "stories260K")
+        network.tokenizer.chat_template = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
         folder = tmp_path / "reward"
         folder.mkdir()
         save_network(network.model, network.tokenizer, folder)

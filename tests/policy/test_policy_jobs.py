@@ -20,6 +20,8 @@ from rluf_assets.jobs import evaluate_candidate, optimise_policy, train_base_pol
 from rluf_assets.jobs.runner import run_job
 from rluf_assets.lake import Artifact, content_hash, read_artifact
 from rluf_assets.policy.judges import JUDGES
+from rluf_assets.rewards.attention import pass_dtype
+from rluf_assets.rewards.scoring import RewardModel
 from tests.policy.conftest import TINY
 from tests.policy.test_loop import CONFIG, changed
 
@@ -69,6 +71,19 @@ def test_optimise_job_publishes_policy_and_record(inputs: dict[str, Path], tmp_p
     assert {"model.safetensors", "tokenizer.json", "iterations.parquet", "objectives.json"} <= files
     progress = (tmp_path / "out" / "logs" / "progress.jsonl").read_text().splitlines()
     assert json.loads(progress[-1])["done"] == json.loads(progress[-1])["total"] == 2
+
+
+def test_optimise_job_scores_in_the_dtype_of_its_passes(
+    inputs: dict[str, Path], scorers: dict[str, RewardModel], tmp_path: Path
+) -> None:
+    config = changed(CONFIG, dtype="bfloat16", iterations=1)
+    run(optimise_policy, tmp_path / "out", config.model_dump(mode="json"), inputs)
+    phase = tmp_path / "out" / "phases" / "reference"
+    sample, scores = pl.read_parquet(phase / "sample.parquet"), pl.read_parquet(phase / "raw_scores.parquet")
+    exact = scorers["love"].score(sample["prompt"].to_list(), sample["completion"].to_list())["logit"]
+    off = (scores["logit_love"] - exact).abs()
+    assert off.max() < 0.05 * (exact.max() - exact.min())
+    assert (off.max() > 1e-4) == (pass_dtype("bfloat16", "cpu") == "bfloat16")
 
 
 def test_optimise_job_checks_names_before_it_loads_anything(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -159,10 +174,13 @@ def test_sigkill_and_resume_in_a_new_process(inputs: dict[str, Path], tmp_path: 
 @pytest.mark.slow
 def test_sigkill_in_every_phase(inputs: dict[str, Path], tmp_path: Path) -> None:
     whole = files_of(inputs, tmp_path / "whole", [])
+    phases = ("sample", "score", "judge", "select")
     marks = [
-        "phases/reference/sample.parquet",
-        *(f"phases/000001/{phase}.parquet" for phase in ("sample", "score", "judge", "select")),
+        "logs",  # the policy is being loaded
+        *(f"phases/reference/{phase}.parquet" for phase in ("sample", "raw_scores", "score", "judge")),
+        *(f"phases/000001/{phase}.parquet" for phase in phases),
         "checkpoints/000001.safetensors",
-        *(f"phases/000002/{phase}.parquet" for phase in ("sample", "select")),
+        *(f"phases/000002/{phase}.parquet" for phase in phases),
+        "checkpoints/000002.safetensors",  # the last state is there, the policy is not
     ]
     assert files_of(inputs, tmp_path / "killed", marks) == whole
