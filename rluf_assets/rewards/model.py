@@ -19,6 +19,7 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -30,7 +31,9 @@ from rluf_assets.errors import DataError
 from rluf_assets.rewards.attention import attention_for
 from rluf_assets.rewards.batching import Batch
 from rluf_assets.rewards.config import LoraConfig
+from rluf_assets.rewards.encoding import Encoder
 from rluf_assets.rewards.pooling import LastLayerAtEnds
+from rluf_assets.rewards.sharded import gathered
 
 HEADS = ("score", "classifier")
 
@@ -51,7 +54,7 @@ class RewardNetwork:
 
     @property
     def max_positions(self) -> int:
-        return int(getattr(self.model.config, "max_position_embeddings", None) or 2**30)
+        return _positions(self.model.config)
 
 
 def load_network(
@@ -59,6 +62,7 @@ def load_network(
 ) -> RewardNetwork:
     """Load a base or a finished reward model; a missing score head is drawn from N(0, 1/(d+1)).
 
+    Under ZeRO-3 (told by `training_arguments`) a process holds its own part of every weight, never the whole model.
     Adds a pad token of its own where the base has none or shares it with the end token, and the default chat template
     with its tokens where it has none. Raises DataError for corrupt or mismatched folders.
     """
@@ -89,10 +93,28 @@ def load_network(
         raise DataError(f"{folder}: weights missing from its safetensors: {sorted(missing)[:5]}. Restore the folder.")
     _check_tokenizer(folder, tokenizer, model)
     added_template = tokenizer.chat_template is None
-    added = _own_tokens(tokenizer, model)
+    added = _own_tokens(tokenizer)
+    if len(tokenizer) > _embeddings(model):
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
     for name in {key.split(".")[0] for key in report["missing_keys"] if key.startswith(HEADS)}:
         _init_head(model.get_submodule(name))
     return RewardNetwork(model, tokenizer, added, added_template)
+
+
+def encoder_of(folder: str | Path, max_length: int) -> Encoder:
+    """How a network loaded from `folder` will render and cut conversations, without its weights."""
+    tokenizer = _load_tokenizer(folder)
+    _own_tokens(tokenizer)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: no usable config.json ({error}). Expected a Hugging Face model folder.") from error
+    return Encoder(tokenizer, min(max_length, _positions(config)))
+
+
+def _positions(config: PretrainedConfig) -> int:
+    return int(getattr(config, "max_position_embeddings", None) or 2**30)
 
 
 def _load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -105,7 +127,7 @@ def _load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 
 
 def _check_tokenizer(folder: str | Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = _embeddings(model)
     highest = max(tokenizer.get_vocab().values())
     if highest >= rows:
         raise DataError(
@@ -114,7 +136,13 @@ def _check_tokenizer(folder: str | Path, tokenizer: PreTrainedTokenizerBase, mod
         )
 
 
-def _own_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> list[str]:
+def _embeddings(model: PreTrainedModel) -> int:
+    weight = model.get_input_embeddings().weight
+    return int(getattr(weight, "ds_shape", weight.shape)[0])  # ZeRO-3 leaves an empty tensor in a weight's place
+
+
+def _own_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Complete a base's tokenizer: our chat template with its tokens, and a pad token of its own; what was added."""
     before = set(tokenizer.get_vocab())
     if tokenizer.chat_template is None:
         tokenizer.chat_template = CHAT_TEMPLATE
@@ -124,19 +152,17 @@ def _own_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> l
         tokenizer.add_tokens([END], special_tokens=True)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in (tokenizer.eos_token_id, tokenizer.unk_token_id):
         tokenizer.add_special_tokens({"pad_token": PAD})
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.config.pad_token_id = tokenizer.pad_token_id
     return sorted(set(tokenizer.get_vocab()) - before)
 
 
 def _init_head(head: nn.Module) -> None:
     """Standard deviation 1/sqrt(d+1), bias 0, so that scores start within a few units (Stiennon et al. 2020)."""
-    for layer in head.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, std=1 / math.sqrt(layer.in_features + 1))
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+    with gathered(list(head.parameters())):
+        for layer in head.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=1 / math.sqrt(layer.in_features + 1))
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
 
 def with_lora(network: RewardNetwork, lora: LoraConfig) -> Any:
@@ -156,7 +182,8 @@ def with_lora(network: RewardNetwork, lora: LoraConfig) -> Any:
         modules_to_save=heads,
         trainable_token_indices={embeddings.split(".")[-1]: token_ids} if token_ids else None,
     )
-    return get_peft_model(network.model, config)
+    # ZeRO-3 wants all that is trained in one precision, the base's.
+    return get_peft_model(network.model, config, autocast_adapter_dtype=False)
 
 
 class ScoreReader:

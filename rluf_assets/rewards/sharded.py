@@ -1,38 +1,47 @@
-"""Whole float32 weights of a model that DeepSpeed trained in parts, so that it is saved as any other is.
+"""Weights that DeepSpeed keeps in parts: written where they are whole, and gathered after training to be saved.
 
-ZeRO keeps the float32 weights in the optimiser's parts (ZeRO-3 the model's own too); what is in the module may be
-bfloat16, or empty. Every process must call `gather_weights`; afterwards the first one holds a plain model.
+ZeRO keeps the float32 weights in the optimiser's parts, ZeRO-3 the model's own too: what is in the module may be
+bfloat16, or empty. Every process must call these functions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
 
-def frozen_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Copies of what adapters leave as it is: DeepSpeed would round it to the pass's precision."""
-    return {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters() if not p.requires_grad}
+def gathered(parameters: Sequence[torch.nn.Parameter]) -> AbstractContextManager[Any]:
+    """Parameters whole inside, as the first process writes them; in parts again afterwards where ZeRO-3 had them so."""
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
-def gather_weights(model: Any, frozen: dict[str, torch.Tensor], keep: bool) -> None:
-    """Put whole float32 weights, `frozen` ones among them, into `model` on the processes that `keep` them.
+def gather_weights(model: Any, keep: bool, load_again: Callable[[], Any]) -> None:
+    """Put whole float32 weights into `model` on the processes that `keep` them.
 
-    Transformers is told that DeepSpeed is over: it would cut what is loaded next into parts as well, and one process
-    would wait for the others for ever.
+    What adapters left as it is comes from `load_again()`, the model as it was before training: DeepSpeed has rounded
+    it to the pass's precision. Transformers is told that DeepSpeed is over: it would cut what is loaded next into parts
+    as well, and one process would wait for the others for ever.
     """
     from deepspeed.utils import safe_get_full_fp32_param
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    trained = {}
+    whole = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             values = safe_get_full_fp32_param(parameter)
             if keep:
-                trained[name] = values.to("cpu", copy=True)
+                whole[name] = values.to("cpu", copy=True)
     unset_hf_deepspeed_config()
     if keep:
+        if not all(parameter.requires_grad for parameter in model.parameters()):
+            whole = {name: parameter.data for name, parameter in load_again().named_parameters()} | whole
         for name, parameter in model.named_parameters():
-            parameter.data = trained[name] if parameter.requires_grad else frozen[name]
+            parameter.data = whole.pop(name)

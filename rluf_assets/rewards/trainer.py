@@ -42,7 +42,8 @@ class _EpochLoader(DataLoader[Unit]):
 class RewardTrainer(Trainer):
     """Trains a reward network on units of examples with per-example targets.
 
-    `targets` holds, per example, label and weight (bce) or margin (bradley_terry), float32 arrays.
+    `targets` holds, per example, label and weight (bce) or margin (bradley_terry), float32 arrays; `args` are those of
+    `training_arguments`.
     """
 
     def __init__(
@@ -51,15 +52,14 @@ class RewardTrainer(Trainer):
         units: Sequence[Unit],
         targets: dict[str, np.ndarray],
         config: RewardConfig,
+        args: TrainingArguments,
         *,
         seed: int,
-        checkpoints: Path,
         progress: Progress,
     ) -> None:
         self.config = config
         self.pad_id = int(network.tokenizer.pad_token_id)
         self.targets = {name: torch.from_numpy(values.astype(np.float32)) for name, values in targets.items()}
-        args = _arguments(config, seed, checkpoints)
         ranks, rank = max(args.world_size, 1), args.process_index
         if torch.distributed.is_initialized():
             # Accelerate reports one process under DeepSpeed on a CPU; torch knows better.
@@ -183,7 +183,8 @@ class _Report(TrainerCallback):
             self.progress(state.global_step, state.max_steps, "training", loss=logs["loss"])
 
 
-def _arguments(config: RewardConfig, seed: int, checkpoints: Path) -> TrainingArguments:
+def training_arguments(config: RewardConfig, seed: int, checkpoints: Path) -> TrainingArguments:
+    """Trainer's settings. Made before the base is loaded, and kept: they tell `from_pretrained` of ZeRO-3."""
     return TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=config.epochs,

@@ -31,10 +31,10 @@ from rluf_assets.rewards.calibration import (
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.encoding import Encoder
 from rluf_assets.rewards.memory import give_back
-from rluf_assets.rewards.model import RewardNetwork, load_network, save_network
+from rluf_assets.rewards.model import RewardNetwork, load_network, save_network, with_lora
 from rluf_assets.rewards.scoring import MAX_TREE_ROWS, RewardModel, device
-from rluf_assets.rewards.sharded import frozen_weights, gather_weights
-from rluf_assets.rewards.trainer import Progress, RewardTrainer, named_writes, resume_point
+from rluf_assets.rewards.sharded import gather_weights
+from rluf_assets.rewards.trainer import Progress, RewardTrainer, named_writes, resume_point, training_arguments
 from rluf_assets.rewards.trees import group_rows
 
 
@@ -85,7 +85,12 @@ def train_reward(
             "Warm starts keep the objective: leave out `previous`."
         )
     learned, validation, left_out = _split(train, config, seed, started_from)
-    network = load_network(previous or base, dropout=config.dropout, dtype=config.dtype, device=device())
+    args = training_arguments(config, seed, checkpoints)
+
+    def load() -> RewardNetwork:
+        return load_network(previous or base, dropout=config.dropout, dtype=config.dtype, device=device())
+
+    network = load()
     encoder = Encoder(network.tokenizer, min(config.max_length, network.max_positions))
     rows, encoding, counts = _encode(pl.concat([learned, validation]).with_row_index("_row"), encoder, config)
     held = rows["_row"].to_numpy() >= len(learned)
@@ -102,20 +107,19 @@ def train_reward(
         units,
         _targets(rows.filter(~held), config),
         config,
+        args,
         seed=seed,
-        checkpoints=checkpoints,
         progress=progress,
     )
     with trainer.accelerator.main_process_first():
         resume = resume_point(checkpoints, _digest(encoding, rows, config, seed, trainer.ranks))
     saves = trainer.args.should_save
-    frozen = frozen_weights(trainer.model) if trainer.is_deepspeed_enabled and saves else {}
     loss = trainer.train(resume_from_checkpoint=resume).training_loss
     if not np.isfinite(loss):
         raise TrainingError(f"training ended with a loss of {loss}. Lower learning_rate, or use dtype: float32.")
     model = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_deepspeed_enabled:
-        gather_weights(model, frozen, keep=saves)
+        gather_weights(model, saves, lambda: with_lora(load(), config.lora) if config.lora else load().model)
     if saves:
         with named_writes(out):
             save_network(model, network.tokenizer, out)

@@ -2,11 +2,13 @@
 
 KILL_AT_STEP: SIGKILL itself when that step is reported. KILL_IN_CHECKPOINT: SIGKILL while the checkpoint of that step
 is written, before it is marked whole. KILL_BEFORE: SIGKILL after training, before the `model` or its `calibration` is
-saved. SEEN: folder to record the examples this rank was given.
+saved. SEEN: folder to record the examples this rank was given. HELD: folder to record how much of each weight this rank
+holds once the base is loaded.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -64,6 +66,23 @@ def watch_examples(folder: Path) -> None:
     trainer_module.collate = noting
 
 
+def watch_loading(folder: Path) -> None:
+    load = training_module.load_network
+
+    def measured(*args, **options):  # type: ignore[no-untyped-def]
+        network = load(*args, **options)
+        held = {
+            name: [p.numel(), *((p.ds_tensor.numel(), p.ds_numel) if hasattr(p, "ds_id") else (0, p.numel()))]
+            for name, p in network.model.named_parameters()
+        }
+        path = folder / f"rank{os.environ.get('RANK', '0')}.json"
+        if not path.exists():  # the training's own load, not the calibration's
+            path.write_text(json.dumps(held))
+        return network
+
+    training_module.load_network = measured
+
+
 def train(base: str, out: Path, config: dict, env: dict[str, str]) -> None:
     """What a child process runs."""
     os.environ |= env
@@ -75,6 +94,8 @@ def train(base: str, out: Path, config: dict, env: dict[str, str]) -> None:
         watch_saving(os.environ["KILL_BEFORE"])
     if "SEEN" in os.environ:
         watch_examples(Path(os.environ["SEEN"]))
+    if "HELD" in os.environ:
+        watch_loading(Path(os.environ["HELD"]))
     out.mkdir(exist_ok=True)
     frame = labelled_frame(200) if settings.objective == "bce" else pair_frame(120)
     training_module.train_reward(
@@ -110,7 +131,6 @@ def run(base: Path, out: Path, config: dict, *, processes: int = 1, **env: objec
 
 
 if __name__ == "__main__":
-    import json
     import sys
 
     # Under `accelerate launch`, which sets the rank of each process.

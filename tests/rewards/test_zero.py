@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from rluf_assets.rewards.calibration import load_calibration
 from rluf_assets.rewards.scoring import RewardModel
@@ -82,6 +84,27 @@ def test_two_sharded_processes_train_the_model_that_one_trains(base, tmp_path, s
     assert load_calibration(tmp_path / "two").validation_rows == load_calibration(tmp_path / "one").validation_rows
 
 
+def test_no_process_holds_the_whole_base_under_zero3(base, tmp_path):
+    """Of eight 70B processes on a node each would need 280 GB. A base without pad token, template and head, so that all
+    that loading adds is in parts too."""
+    bare = tmp_path / "bare"
+    shutil.copytree(base, bare)
+    (bare / "chat_template.jinja").unlink()
+    tokenizer = AutoTokenizer.from_pretrained(bare)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(bare)
+    (tmp_path / "held").mkdir()
+    config = {**CONFIG, "dtype": "bfloat16"}
+    weights = finished("zero3", bare, tmp_path / "out", config, HELD=tmp_path / "held")
+    ranks = [json.loads((tmp_path / "held" / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    for held in ranks:
+        assert set(held) == set(weights)
+        for name, (whole, part, all_of_it) in held.items():
+            assert whole == 0, name
+            assert part == -(-all_of_it // 2), name
+    assert weights["score.weight"].abs().max() > 0
+
+
 def test_bfloat16_adapters_under_zero3_are_merged_saved_as_float32_and_score(base, tmp_path):
     config = {**CONFIG, "dtype": "bfloat16", "lora": {"rank": 4}}
     weights = finished("zero3", base, tmp_path / "out", config)
@@ -95,8 +118,8 @@ def test_bfloat16_adapters_under_zero3_are_merged_saved_as_float32_and_score(bas
     assert scored["logit"].is_finite().all()
 
 
-def test_a_killed_sharded_run_resumes(base, tmp_path):
-    stage = "zero2"
+@pytest.mark.parametrize("stage", ["zero2", "zero3"])
+def test_a_killed_sharded_run_resumes(base, tmp_path, stage):
     whole = finished(stage, base, tmp_path / "whole", CONFIG)
     cut = launch(stage, base, tmp_path / "cut", CONFIG, KILL_AT_STEP=5)
     assert cut.returncode != 0
