@@ -36,8 +36,9 @@ def run(job: Job) -> Produced:
         )
     train = pl.read_parquet(job.input(source) / "train.parquet")
     held = pl.scan_parquet(job.input(source) / f"{held_name}.parquet")
-    check_held(held, config)
     previous = job.input("previous") if "previous" in job.spec.inputs else None
+    started_from = previous if config.adoption.warm_start else None
+    check_held(held, config, started_from or job.input("base"), seed=job.seed)
     trained = train_reward(
         job.input("base"),
         train,
@@ -46,7 +47,7 @@ def run(job: Job) -> Produced:
         out=job.out,
         checkpoints=job.scratch("checkpoints"),
         rates=read_json(str(job.input(source) / "rates.json")) if labelled else None,
-        previous=previous if config.adoption.warm_start else None,
+        previous=started_from,
         progress=job.progress,
     )
     if not job.first_rank:

@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rluf_assets.errors import DataError
 from rluf_assets.rewards import baselines, metrics
 from rluf_assets.rewards.baselines import BagOfWords
 from rluf_assets.rewards.calibration import strata_of
 from rluf_assets.rewards.config import EvaluationConfig, RewardConfig
 from rluf_assets.rewards.data import labelled_rows, limit_rows, pair_rows
 from rluf_assets.rewards.ensemble import Ensemble, fit_ensemble
-from rluf_assets.rewards.holdout import sample_negatives
+from rluf_assets.rewards.holdout import encode_held, sample_negatives
 from rluf_assets.rewards.metrics import Clusters, RankStatistics
 from rluf_assets.rewards.scoring import RewardModel
 from rluf_assets.rewards.style import style_features
@@ -132,12 +131,7 @@ def _score(
     model: RewardModel, rows: pl.DataFrame, column: str, config: RewardConfig
 ) -> tuple[pl.DataFrame, pl.DataFrame, np.ndarray]:
     """Rows that fit the model, their scores, and their pooled features (rows, width)."""
-    encoded = model.encoder.encode(rows["prompt"].to_list(), rows[column].to_list())
-    if encoded.too_long.any() and config.on_too_long == "error":
-        raise DataError(
-            f"holdout: {int(encoded.too_long.sum())} of {len(rows)} rows do not fit {model.encoder.max_length} tokens "
-            "even with one turn. Raise max_length, or set on_too_long: drop."
-        )
+    encoded = encode_held(model.encoder, rows, column, config)
     fits = ~encoded.too_long
     logits, features = model.read_token_ids([encoded.token_ids[i] for i in np.flatnonzero(fits)])
     rows = rows.filter(fits)

@@ -52,7 +52,7 @@ def train_reward_files(
     frames = read_table(train), read_table(evaluation)
     settings = _settings({"objective": _loss_of(objective, frames[0], train), **(config or {})})
     labelled = settings.objective == "bce"
-    check_held(frames[1].lazy(), settings)
+    check_held(frames[1].lazy(), settings, base, seed=seed)
     partial.mkdir(parents=True, exist_ok=True)
     train_reward(
         base,

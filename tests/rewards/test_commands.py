@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,39 @@ def test_a_real_encoder_learns_expert_pairs(files):
     assert result.exit_code == 0, result.output
     assert "rows do not share prefixes" in result.output
     check_model(files)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_the_next_run_trains(files, base):
+    """The model's folder on a real disk that fills while a checkpoint is written; it is kept for the next run, with room."""
+    own_mounts = ["unshare", "--user", "--map-root-user", "--mount"]
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*own_mounts, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("this machine lets nobody mount a folder in a namespace of their own")
+    disk, seen = files / "disk", files / "seen"
+    disk.mkdir()
+    command = [sys.executable, "-m", "rluf_assets.cli", "train-reward", "--objective", "love"]
+    command += ["--train", files / "train.jsonl", "--eval", files / "eval.parquet", "--base", base]
+    command += ["--out", disk / "model", "--config", files / "config.yaml"]
+    mounts = (
+        'mount -t tmpfs -o size=250k none "$1" || exit 99; d=$1 s=$2; shift 2; "$@"; rc=$?; cp -r "$d" "$s"; exit $rc'
+    )
+    full = subprocess.run(
+        [*own_mounts, "sh", "-c", mounts, "sh", disk, seen, *command], capture_output=True, text=True, check=False
+    )
+    assert full.returncode == 1, full.stderr
+    assert "checkpoint-4: cannot be written" in full.stderr
+    assert "Free some disk space and run again" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert not (seen / "model").exists()
+    assert not list(seen.rglob("whole")) and not list(seen.rglob("calibration.json"))
+    shutil.rmtree(disk)
+    shutil.move(seen, disk)  # room was made; what the full disk held is still there
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert AutoModelForSequenceClassification.from_pretrained(disk / "model").config.num_labels == 1
 
 
 def test_inputs_that_cannot_be_used_are_one_line(files, base):

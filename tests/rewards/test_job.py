@@ -127,6 +127,14 @@ def test_settings_and_held_out_rows_that_cannot_be_used_are_named_before_trainin
         train_reward_files("love", *paths, config=CONFIG)
     with pytest.raises(ConfigError, match=r"epoch: Extra inputs.*epochs"):
         train_reward_files("love", *paths, config={"epoch": 3})
+    for change, message in (
+        ({"completion": pl.lit("word " * 300)}, "holdout: 50 of 50 rows do not fit 128 tokens"),
+        ({"completion": pl.lit(3)}, "holdout: column completion is Int32, expected text"),
+        ({"prompt": pl.col("prompt").list.head(0)}, "holdout: the prompt is empty"),
+    ):
+        labelled_frame(50).with_columns(**change).write_parquet(tmp_path / "eval.parquet")
+        with pytest.raises(DataError, match=message):
+            train_reward_files("love", *paths, config=CONFIG)
     assert not list(tmp_path.glob("m*"))
 
 
