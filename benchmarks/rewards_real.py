@@ -55,14 +55,14 @@ def hh_pairs(names: tuple[str, ...], seed: int) -> Split:
     return pl.concat([part.train for part in parts]), pl.concat([part.eval for part in parts])
 
 
-def halie_rows(mark: str, seed: int) -> Split:
-    """One row per marked assistant reply, split by user."""
+def halie_rows(mark: str) -> pl.DataFrame:
+    """One row per assistant reply that its user marked (four have no mark); `user_id` tells who did."""
     records = []
     with gzip.open(DATA / "halie_dialogue" / "conversations.jsonl.gz", "rt") as stream:
         for conversation in map(json.loads, stream):
             said = [{"role": m["role"], "content": m["content"]} for m in conversation["messages"]]
             for i, message in enumerate(conversation["messages"]):
-                if message["role"] == "assistant" and mark in (message.get("marks") or {}):
+                if message["role"] == "assistant" and (message.get("marks") or {}).get(mark) is not None:
                     records.append(
                         {
                             "user_id": conversation["user_id"],
@@ -72,9 +72,12 @@ def halie_rows(mark: str, seed: int) -> Split:
                             "label": bool(message["marks"][mark]),
                         }
                     )
-    frame = pl.DataFrame(records).filter(pl.col("prompt").list.len() > 0)
-    learned, held = split_validation(frame, HELD_SHARE, seed)
-    return frame.filter(learned), frame.filter(held)
+    return pl.DataFrame(records).filter(pl.col("prompt").list.len() > 0)
+
+
+def by_user(rows: pl.DataFrame, seed: int) -> Split:
+    learned, held = split_validation(rows, HELD_SHARE, seed)
+    return rows.filter(learned), rows.filter(held)
 
 
 def diasafety_rows(name: str) -> pl.DataFrame:
@@ -91,7 +94,7 @@ def diasafety_rows(name: str) -> pl.DataFrame:
 
 
 def tasks(seed: int) -> Iterator[tuple[str, str, Split]]:
-    yield "halie: interestingness", "bce", halie_rows("interestingness", seed)
+    yield "halie: interestingness", "bce", by_user(halie_rows("interestingness"), seed)
     yield "diasafety: Safe", "bce", (diasafety_rows("train"), diasafety_rows("val"))
     yield "hh_rlhf: safety", "bradley_terry", hh_pairs(("harmless-base",), seed)
     yield "hh_rlhf: helpfulness", "bradley_terry", hh_pairs(HELPFULNESS, seed)
