@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import posixpath
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -181,5 +184,11 @@ def write_json(uri: str, value: Any) -> None:
     if "file" not in filesystem.protocol:
         filesystem.pipe_file(path, text.encode())
         return
-    with filesystem.transaction, filesystem.open(path, "wt", encoding="utf-8") as stream:
-        stream.write(text)
+    # Beside the file: fsspec's transactions write under /tmp, and from another disk that is a copy, which can be cut short.
+    partial = f"{path}.{uuid.uuid4().hex}.partial"
+    try:
+        Path(partial).write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise

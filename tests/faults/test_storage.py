@@ -96,6 +96,28 @@ def test_a_full_disk_is_named_and_the_next_run_repairs(own_mounts: list[str], tm
     assert pl.read_parquet(artifact.path("table.parquet")).height == 60_000
 
 
+def test_a_small_file_on_a_full_disk_is_the_old_one_or_the_new_one(own_mounts: list[str], tmp_path: Path) -> None:
+    """Also where the lake is on another disk than temporary files."""
+    lake = tmp_path / "lake"
+    lake.mkdir()
+    write = """
+import sys
+from rluf_assets.lake import read_json, write_json
+write_json(sys.argv[1] + "/current.json", "old")
+open(sys.argv[1] + "/filler", "wb").write(bytes(50_000))
+try:
+    write_json(sys.argv[1] + "/current.json", "new " * 10_000)
+except OSError as error:
+    print(error.strerror, read_json(sys.argv[1] + "/current.json"))
+"""
+    mounts = 'mount -t tmpfs -o size=64k none "$1" || exit 99; shift; exec "$@"'
+    told = subprocess.run(
+        [*own_mounts, "sh", "-c", mounts, "sh", str(lake), sys.executable, "-c", write, str(lake)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.stdout == "No space left on device old\n", told.stdout + told.stderr
+
+
 @pytest.mark.parametrize(
     "error",
     [OSError(28, "No space left on device"), RuntimeError("I/O error: No space left on device (os error 28)"),
