@@ -34,10 +34,11 @@ def arrives() -> Condition:
     return ((missing | When.cron_tick_passed(DAILY)) & recent & ~When.in_progress()).with_label("a day arrived")
 
 
-def follows(*, besides: Sequence[str] = (), optional: bool = False) -> Condition:
+def follows(*, besides: Sequence[str] = (), optional: bool = False, grows: bool = False) -> Condition:
     """For what is made from other assets: their content or the code changed, their checks passed, none is on its way.
 
-    `besides`: inputs whose change alone is no reason. `optional`: the asset may be left out by its run.
+    `besides`: inputs whose change alone is no reason. `optional`: the asset may be left out by its run. `grows`: its
+    partitions become more; Dagster then evaluates it as for the first time, which must not count as having handled them.
     """
     changed = When.any_deps_match(When.data_version_changed())
     if besides:
@@ -48,18 +49,15 @@ def follows(*, besides: Sequence[str] = (), optional: bool = False) -> Condition
     # Days come one after another, and what is optional may never come: neither is waited for.
     absent = When.any_deps_missing().ignore(dg.AssetSelection.assets(*_DAYS, *OPTIONAL))
     on_its_way = When.any_deps_match(When.in_progress() | When.will_be_requested())
-    return (
-        reasons.since_last_handled()
-        & ~absent
-        & ~on_its_way
-        & ~When.in_progress()
-        & When.all_deps_blocking_checks_passed()
-    ).with_label("its inputs changed")
+    pending = reasons.since(When.newly_requested() | When.newly_updated()) if grows else reasons.since_last_handled()
+    return (pending & ~absent & ~on_its_way & ~When.in_progress() & When.all_deps_blocking_checks_passed()).with_label(
+        "its inputs changed"
+    )
 
 
 def validates() -> Condition:
     """For validated days: as `follows`, and the day's own messages must be in, and those of the day before."""
-    return (follows() & ~When.any_deps_missing().allow(dg.AssetSelection.assets("raw_messages"))).with_label(
+    return (follows(grows=True) & ~When.any_deps_missing().allow(dg.AssetSelection.assets("raw_messages"))).with_label(
         "its logs changed"
     )
 

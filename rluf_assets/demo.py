@@ -31,10 +31,11 @@ from rich.table import Table
 
 from resources.pages import serve_pages
 from resources.profiles import CANDIDATES_FILE, SETTINGS_FILE, load_profile, packaged
+from rluf_assets.alive import end_dead_runs
 from rluf_assets.errors import ConfigError, JobFailed
 from rluf_assets.growing import one_more_day, set_days
 from rluf_assets.lake import read_json, write_json
-from rluf_assets.materialise import Outcome, Unit, end_dead_runs, quiet_environment, run_units
+from rluf_assets.materialise import Outcome, Unit, quiet_environment, run_units
 from rluf_assets.summary import print_table, write_summary
 
 HOME_VARIABLE = "RLUF_HOME"
@@ -55,6 +56,11 @@ run_retries:
   retry_on_asset_or_op_failure: false
 run_monitoring:
   enabled: true
+  poll_interval_seconds: 30
+# Dagster's own, which also knows when the process of a run is gone together with the code server that started it.
+run_launcher:
+  module: rluf_assets.alive
+  class: RunLauncher
 """
 
 
@@ -219,7 +225,7 @@ def last_progress(home: Path, unit: Unit, elapsed_s: float) -> str:
 def open_ui(home: Path, host: str, port: int) -> None:
     """Serve the Dagster UI for a home folder, and the pages that it links, until interrupted.
 
-    Raises ConfigError where there is no such home, or the port of its pages is taken.
+    Raises ConfigError where there is no such home, or the port of its pages is taken; JobFailed where Dagster ends by itself.
     """
     require_home(home)
     make_folders(home)
@@ -240,7 +246,11 @@ def open_ui(home: Path, host: str, port: int) -> None:
         print(
             f"Dagster: http://{host}:{port}" + (f"   reports: {pages}/reports/index.html" if pages else ""), flush=True
         )
-        subprocess.run([sys.executable, "-m", *command], env=environment, check=False)
+        status = subprocess.run([sys.executable, "-m", *command], env=environment, check=False).returncode
+    if status > 0:
+        raise JobFailed(
+            f"Dagster ended by itself (exit status {status}), see above. Start it again, nothing is lost: rluf ui --home {home}"
+        )
 
 
 class MemoryWatch:

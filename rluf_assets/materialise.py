@@ -1,29 +1,25 @@
 """Materialise the graph from a terminal: Dagster runs, two at a time, in the order the asset graph gives.
 
-`rluf demo` and `rluf materialise` use it. Each unit is one run of one of the jobs in `definitions.py` (a range of
+`rluf run`, `rluf demo` and `rluf update` use it. Each unit is one run of one of the jobs in `definitions.py` (a range of
 days, one candidate, one reward model); the Dagster UI on the same instance shows the same runs. A unit starts when
 everything upstream of it has succeeded; a failed unit stops what is downstream of it and nothing else.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from typing import Any
 
 import dagster as dg
-import psutil
+
+from rluf_assets.alive import own_process
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-PROCESS, PROCESS_HOST = "rluf/process", "rluf/host"
-SERVER = ".dagster/grpc_info"  # where the code server of a run started by a daemon listens
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
@@ -120,44 +116,6 @@ def _run_here(
     return outcomes
 
 
-def end_dead_runs(instance: dg.DagsterInstance) -> int:
-    """Report runs as failed whose process, or code server, is gone (killed, machine restarted); returns how many.
-
-    Dagster takes them for alive otherwise, and everything that waits for what is in progress waits for ever.
-    """
-    alive = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
-    runs = instance.get_runs(dg.RunsFilter(statuses=alive))
-    here = [run for run in runs if run.tags.get(PROCESS_HOST) == socket.gethostname()]
-    dead = [run for run in here if not _is_alive(run.tags[PROCESS])]
-    dead += [run for run in runs if SERVER in run.tags and not _answers(json.loads(run.tags[SERVER]))]
-    for run in dead:
-        instance.report_run_failed(run, "Its process is gone: killed, or the machine was restarted. Run it again.")
-    return len(dead)
-
-
-def _own_process() -> dict[str, str]:
-    this = psutil.Process()
-    return {PROCESS: f"{this.pid} {this.create_time()}", PROCESS_HOST: socket.gethostname()}
-
-
-def _is_alive(process: str) -> bool:
-    pid, created = process.split()
-    try:
-        return bool(
-            psutil.Process(int(pid)).create_time() == float(created)
-        )  # the number may be another process's by now
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _answers(server: dict[str, Any]) -> bool:
-    """Whether anybody listens where the code server was that started a run."""
-    local = server.get("socket")
-    with socket.socket(socket.AF_UNIX if local else socket.AF_INET) as probe:
-        probe.settimeout(2)
-        return probe.connect_ex(local or (server.get("host") or "127.0.0.1", int(server["port"]))) == 0
-
-
 def _end_with_parent() -> None:
     """Make this worker end when the process that started it is killed: its pool would wait for work forever."""
     parent = os.getppid()
@@ -173,7 +131,7 @@ def _end_with_parent() -> None:
 def _run_unit(unit: Unit) -> Outcome:
     from rluf_assets.definitions import defs
 
-    tags = {"rluf/unit": unit.assets[0], **_own_process()}
+    tags = {"rluf/unit": unit.assets[0], **own_process()}
     if unit.day_range:
         tags |= {RANGE_START: unit.day_range[0], RANGE_END: unit.day_range[1]}
     with dg.DagsterInstance.get() as instance:

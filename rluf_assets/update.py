@@ -18,11 +18,12 @@ import dagster as dg
 from rich.console import Console
 from rich.markup import escape
 
+from rluf_assets.alive import end_dead_runs
 from rluf_assets.automation import FIXED, LOOK_BACK_DAYS
 from rluf_assets.demo import WORKERS, load_code_location, make_folders, require_home
 from rluf_assets.errors import ConfigError, JobFailed
 from rluf_assets.lake import Lake, write_json
-from rluf_assets.materialise import Outcome, Unit, end_dead_runs, quiet_environment, run_units
+from rluf_assets.materialise import Outcome, Unit, quiet_environment, run_units
 
 MEMORY = "automation.json"
 RAW = ("raw_messages", "raw_reactions")
@@ -77,7 +78,8 @@ def follow(defs: dg.Definitions, instance: dg.DagsterInstance, home: Path, first
     lake, memory = Lake(str(home.resolve() / "lake")), home / "dagster" / MEMORY
     graph, done = defs.resolve_asset_graph(), Update()
     before = contents(lake, defs)
-    cursor, owed = _read(memory)
+    cursor, kept = _read(memory)
+    owed = [unit for unit in kept if unit != first and is_there(graph, instance, unit)]
     if cursor is None:
         cursor = _tick(defs, instance, None)[1]
     failed: list[Unit] = []
@@ -91,7 +93,7 @@ def follow(defs: dg.Definitions, instance: dg.DagsterInstance, home: Path, first
             console.print(_line(unit, outcome, why[unit], _changed(before, now)), highlight=False)
         failed += [unit for unit, outcome in outcomes.items() if outcome.state != "done"]
         asked, cursor = _tick(defs, instance, cursor)
-        units = list(dict.fromkeys([*units_of(asked), *(unit for unit in owed if unit != first)]))
+        units = list(dict.fromkeys([*units_of(asked), *owed]))
         owed = []
         changed = {asset for asset, _ in _changed(before, now)}
         why = {unit: _reason(graph, unit.assets[0], changed) for unit in units}
@@ -169,6 +171,13 @@ def _workers(units: list[Unit]) -> int:
 
 def _changed(before: Contents, now: Contents) -> set[tuple[str, str]]:
     return {place for place, content in now.items() if before.get(place) != content}
+
+
+def is_there(graph: Any, instance: dg.DagsterInstance, unit: Unit) -> bool:
+    """Whether the days or the candidate of a run that was asked for before are partitions still: settings change."""
+    kind = graph.get(dg.AssetKey(unit.assets[0])).partitions_def
+    known = set(kind.get_partition_keys(dynamic_partitions_store=instance)) if kind is not None else set()
+    return set(unit.day_range or (unit.partition,)) - {None} <= known
 
 
 def _parents(graph: Any, asset: str) -> list[str]:

@@ -9,9 +9,11 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from rluf_assets.automation import AUTOMATION, FIXED, LOOK_BACK_DAYS
+from rluf_assets.automation import AUTOMATION, FIXED, LOOK_BACK_DAYS, follows, validates
 from rluf_assets.definitions import defs
+from rluf_assets.materialise import Unit
 from rluf_assets.partitions import CANDIDATES, DAYS, EXPERT_OBJECTIVES
+from rluf_assets.update import is_there
 
 GRAPH = defs.resolve_asset_graph()
 ALL_DAYS = DAYS.get_partition_keys()
@@ -179,3 +181,47 @@ def test_a_new_candidate_is_made_and_nobody_elses(world: World) -> None:
     assert {asset: found[asset] for asset in ("crraft_policy", "offline_evaluation")} == {
         "crraft_policy": {"bold"}, "offline_evaluation": {"bold"}
     }  # fmt: skip
+
+
+def test_what_an_update_still_owes_is_dropped_with_its_day_or_candidate(world: World) -> None:
+    owed = [Unit(("raw_messages", "raw_reactions"), day_range=(ALL_DAYS[0], LAST)), Unit(("crraft_policy",), "moderate"),
+            Unit(("signal_set",))]  # fmt: skip
+    gone = [Unit(("raw_messages",), day_range=(LAST, "2031-01-01")), Unit(("crraft_policy",), "withdrawn")]
+    assert [unit for unit in owed + gone if is_there(GRAPH, world.instance, unit)] == owed
+
+
+def test_a_period_that_grows_by_a_day_carries_that_day_on() -> None:
+    """Days come by the settings: the next load of the graph has one more, and the automation remembers the graph before it."""
+
+    def graph(last: str) -> dg.Definitions:
+        days = dg.DailyPartitionsDefinition("2026-01-01", end_date=last)
+
+        @dg.asset(partitions_def=days)
+        def raw_messages() -> None: ...
+
+        @dg.asset(partitions_def=days, deps=[raw_messages], automation_condition=validates())
+        def validated_replies() -> None: ...
+
+        @dg.asset(deps=[validated_replies], automation_condition=follows())
+        def signal_set() -> None: ...
+
+        return dg.Definitions([raw_messages, validated_replies, signal_set])
+
+    def make(asset: str, day: str | None = None, version: str = "1") -> None:
+        tags = {"dagster/data_version": version}
+        instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=day, tags=tags))
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        for day in ("2026-01-01", "2026-01-02"):
+            make("raw_messages", day)
+            make("validated_replies", day)
+        make("signal_set")
+        seen = dg.evaluate_automation_conditions(graph("2026-01-03"), instance)
+        assert seen.total_requested == 0
+        make("raw_messages", "2026-01-03")
+        seen = dg.evaluate_automation_conditions(graph("2026-01-04"), instance, cursor=seen.cursor)
+        assert seen.get_requested_partitions(dg.AssetKey("validated_replies")) == {"2026-01-03"}
+        make("validated_replies", "2026-01-03")
+        seen = dg.evaluate_automation_conditions(graph("2026-01-05"), instance, cursor=seen.cursor)  # and another
+        assert seen.get_requested_partitions(dg.AssetKey("validated_replies")) == set()
+        assert seen.get_requested_partitions(dg.AssetKey("signal_set")) == {None}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import socket
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import psutil
 import pytest
 
 from rluf_assets.demo import prepare_home
+from tests.ui.server import free_port, started_ui
 
 
 def listening(process: psutil.Process) -> set[tuple[str, int]]:
@@ -24,21 +22,11 @@ def listening(process: psutil.Process) -> set[tuple[str, int]]:
     return found
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.mark.slow
 def test_it_listens_on_loopback_alone(tmp_path: Path) -> None:
     prepare_home(tmp_path, seed=0, profile="tiny")
     port = free_port()
-    command = [sys.executable, "-m", "rluf_assets.cli", "ui", "--home", str(tmp_path), "--port", str(port)]
-    with (tmp_path / "ui.log").open("w") as log:
-        started = psutil.Popen(command, stdout=log, stderr=log)
-    try:
+    with started_ui(tmp_path, port) as started:
         for _ in range(600):
             if any(port == one for _, one in listening(started)):
                 break
@@ -47,9 +35,3 @@ def test_it_listens_on_loopback_alone(tmp_path: Path) -> None:
         addresses = listening(started)
         assert ("127.0.0.1", port) in addresses
         assert {ip for ip, _ in addresses} <= {"127.0.0.1", "::1"}, addresses
-    finally:
-        family = [started, *started.children(recursive=True)]
-        started.send_signal(signal.SIGINT)
-        _, alive = psutil.wait_procs(family, timeout=60)
-        for one in alive:
-            one.kill()

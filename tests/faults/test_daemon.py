@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
-import psutil
 import pytest
 
 from rluf_assets.errors import ArtifactMissing
 from rluf_assets.lake import Lake
 from tests.conftest import run_rluf
-from tests.core.test_ui import free_port
 from tests.loop.test_update import LOGS_ONLY, write_home
+from tests.ui.server import free_port, started_ui
 
 pytestmark = pytest.mark.slow
 SETTINGS = {**LOGS_ONLY, "production": {**LOGS_ONLY["production"], "days": 3}}  # type: ignore[dict-item]
-
-
-@contextmanager
-def ui(home: Path) -> Iterator[psutil.Popen]:
-    """`rluf ui` on a free port; all of it ended afterwards."""
-    command = [sys.executable, "-m", "rluf_assets.cli", "ui", "--home", str(home), "--port", str(free_port())]
-    with (home / "ui.log").open("a") as log:
-        started = psutil.Popen(command, stdout=log, stderr=log, env={**os.environ, "RLUF__pages_url": "http://none"})
-    try:
-        yield started
-    finally:
-        family = [started, *started.children(recursive=True)]
-        if started.is_running():
-            started.send_signal(signal.SIGINT)
-        for one in psutil.wait_procs(family, timeout=30)[1]:
-            one.kill()
 
 
 def wait(condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
@@ -54,12 +34,6 @@ def in_force(lake: Lake, asset: str) -> str | None:
         return lake.current(asset).content_hash
     except ArtifactMissing:
         return None
-
-
-def parts(started: psutil.Popen, *words: str) -> list[psutil.Process]:
-    """Processes under `rluf ui` whose command line has one of these words."""
-    found = [one for one in started.children(recursive=True) if one.is_running()]
-    return [one for one in found if any(word in " ".join(one.cmdline()) for word in words)]
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +54,11 @@ def contents_of(lake: Lake) -> dict[str, str]:
 def test_killed_parts_of_the_ui_do_not_change_where_it_ends(tmp_path: Path, undisturbed: Lake) -> None:
     home = write_home(tmp_path / "home", SETTINGS)
     lake = Lake(str(home / "lake"))
-    with ui(home) as started:  # three missing days: the automation brings them in
+    with started_ui(home, free_port()) as started:  # three missing days: the automation brings them in
         wait(lambda: (home / "lake" / "raw_messages").exists(), "the first day")
-        for one in parts(started, "dagster._daemon", "daemon run", "api grpc", "multiprocessing"):
+        for one in [*started.children(recursive=True), started]:
             one.kill()  # daemon, code server and the run in the middle of its partitions
-        subprocess.run(["kill", "-9", str(started.pid)], check=False)
-    with ui(home):
+    with started_ui(home, free_port()):
         wait(lambda: in_force(lake, "signal_set") is not None and in_force(lake, "signal_audit") is not None, "the end")
     assert contents_of(lake) == contents_of(undisturbed)
 

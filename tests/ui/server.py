@@ -39,31 +39,36 @@ def add_candidate(home: Path, name: str = COPY) -> None:
 
 
 @contextmanager
-def running_ui(home: Path) -> Iterator[str]:
-    """Start `rluf ui` on a home folder, wait until it answers, and end it and its family at the end."""
-    # The default ports where pictures are kept: addresses are in them.
-    port, pages = (3000, 3001) if "RLUF_SCREENSHOTS" in os.environ else (free_port(), free_port())
-    environment = {**os.environ, "RLUF__PAGES_URL": f"http://127.0.0.1:{pages}"}
+def started_ui(home: Path, port: int, pages_url: str = "http://none") -> Iterator[psutil.Popen]:
+    """The process of `rluf ui`, just started; it and its family are ended at the end. By default it serves no pages."""
     command = [sys.executable, "-m", "rluf_assets.cli", "ui", "--home", str(home), "--port", str(port)]
-    log = home / "ui.log"
-    with log.open("w") as stream:
-        started = psutil.Popen(command, stdout=stream, stderr=stream, env=environment)
+    with (home / "ui.log").open("a") as log:
+        started = psutil.Popen(command, stdout=log, stderr=log, env={**os.environ, "RLUF__PAGES_URL": pages_url})
     try:
-        address = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + START_S
-        while not answers(f"{address}/server_info"):
-            assert started.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < deadline, f"rluf ui did not answer: {log.read_text()[-3000:]}"
-            time.sleep(0.5)
-        yield address
+        yield started
     finally:
-        family = [started, *started.children(recursive=True)]
+        family = [started, *started.children(recursive=True)] if started.is_running() else []
         for one in family:  # Ctrl-C reaches every process of a terminal
             with suppress(psutil.NoSuchProcess):
                 one.send_signal(signal.SIGINT)
-        _, alive = psutil.wait_procs(family, timeout=30)
-        for one in alive:
+        for one in psutil.wait_procs(family, timeout=30)[1]:
             one.kill()
+
+
+@contextmanager
+def running_ui(home: Path) -> Iterator[str]:
+    """The address of a `rluf ui` on a home folder, once it answers."""
+    # The default ports where pictures are kept: addresses are in them.
+    port, pages = (3000, 3001) if "RLUF_SCREENSHOTS" in os.environ else (free_port(), free_port())
+    address = f"http://127.0.0.1:{port}"
+    with started_ui(home, port, f"http://127.0.0.1:{pages}") as started:
+        deadline = time.monotonic() + START_S
+        while not answers(f"{address}/server_info"):
+            told = (home / "ui.log").read_text()[-3000:]
+            assert started.poll() is None, told
+            assert time.monotonic() < deadline, f"rluf ui did not answer: {told}"
+            time.sleep(0.5)
+        yield address
 
 
 def answers(address: str) -> bool:

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect
 
 from rluf_assets.demo import DAGSTER_YAML
+from tests.ui.browser import chromium
 from tests.ui.server import BAD_DAY, COPY, add_candidate, plant_bad_day, running_ui
 
 pytestmark = pytest.mark.slow
@@ -42,16 +43,11 @@ def address(home: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page(address: str) -> Iterator[Page]:
-    binary = shutil.which("chromium") or shutil.which("google-chrome")
-    if binary is None:
-        pytest.fail("chromium is not installed, and this tier needs it: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=binary, args=["--no-sandbox"])
+    with chromium() as browser:
         context = browser.new_context(base_url=address, viewport={"width": 1440, "height": 900})
         context.set_default_timeout(WAIT_MS)
         expect.set_options(timeout=WAIT_MS)
         yield context.new_page()
-        browser.close()
 
 
 def picture(page: Page, name: str, tmp_path: Path, *, height: int = 900, settle_s: float = 1.5) -> None:
@@ -96,6 +92,8 @@ def test_the_graph_is_seen_whole(page: Page, tmp_path: Path) -> None:
     page.goto("/asset-groups")
     for group in ("reaction_logs", "signals", "reward_models", "policy", "evaluation"):
         expect(page.get_by_text(group).first).to_be_visible()
+    page.get_by_text("Hide navigation").click()  # room for the graph
+    page.get_by_role("button", name="Hide sidebar").click()
     page.keyboard.press("Alt+e")  # expand all groups
     for asset in ("raw_reactions", "signal_audit", "p_love", "crraft_policy", "released_policy"):
         expect(page.get_by_text(asset).first).to_be_visible()
@@ -106,6 +104,8 @@ def test_an_asset_is_materialised_and_its_report_opened(page: Page, tmp_path: Pa
     page.goto("/assets/signal_audit")
     expect(page.get_by_text("One row per candidate signal").first).to_be_visible()
     materialise(page, "signal_audit")
+    expect(state(page, "Success")).to_be_visible()
+    page.reload()  # without the notice that it was launched
     expect(state(page, "Success")).to_be_visible()
     picture(page, "run", tmp_path)
 
@@ -159,5 +159,7 @@ def test_one_candidate_is_materialised(page: Page, home: Path, tmp_path: Path) -
     expect(page.get_by_text("Missing (0)")).to_be_visible()
     page.reload()
     expect(page.get_by_text("rows: iterations")).to_be_visible()
-    picture(page, "candidates", tmp_path, height=540)
+    page.get_by_text("moderate", exact=True).first.click()
+    expect(page.get_by_text("rows: iterations")).to_be_visible()
+    picture(page, "candidates", tmp_path, height=720)
     assert (home / "lake" / "crraft_policy" / COPY / "current.json").exists()
