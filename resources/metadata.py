@@ -23,7 +23,7 @@ def describe(result: JobResult, pages_url: str = PAGES_URL) -> dict[str, Any]:
     """Metadata of one materialisation. `pages_url` is where the lake's HTML pages are served."""
     artifact, manifest = result.artifact, result.artifact.manifest
     asset = artifact.uri.split("/")[-3]  # <root>/<asset>/<partition>/<fingerprint>
-    figures = {k: v for k, v in artifact.metrics.items() if isinstance(v, int | float | str | bool)}
+    figures = {k: _cell(v) for k, v in artifact.metrics.items() if isinstance(v, int | float | str | bool)}
     return {
         **page_links(artifact, pages_url),
         **{f"rows: {name}": count for name, count in artifact.rows.items()},
@@ -78,7 +78,9 @@ def _table(artifact: Artifact, entry: TableEntry | None) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> str | int | float | bool | None:
-    if value is None or isinstance(value, bool | int | float):
+    if isinstance(value, float):
+        return float(f"{value:.6g}")  # all that people read; the manifest has the rest
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, list) and value and isinstance(value[0], dict):  # turns of a conversation
         value = " / ".join(" ".join(map(str, turn.values())) for turn in value)

@@ -93,8 +93,11 @@ def _schedulers(profile: Profile | None) -> Iterator[Finding]:
             yield Finding(broken, kind, f"no {command[0]} here", "needed where a profile's launcher is of this kind")
             continue
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-        text = (done.stdout or done.stderr).strip().splitlines()
-        yield Finding(broken if done.returncode else "ok", kind, text[0] if text else "no answer", " ".join(command))
+        text = (done.stderr if done.returncode else done.stdout).strip().splitlines() or ["no answer"]
+        found, asked = (text[-1], broken) if done.returncode else (text[0], "ok")
+        yield Finding(
+            asked, kind, found, f"`{' '.join(command)}` must succeed where a profile's launcher is of this kind"
+        )
 
 
 def _settings(home: Path) -> tuple[Profile | None, Finding]:

@@ -43,9 +43,11 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
 ) -> None:
     """Remove what no live lineage needs: superseded artifacts, abandoned folders, checkpoints of finished jobs."""
+    from rluf_assets.demo import require_home
     from rluf_assets.lake import Lake
     from rluf_assets.tidy import find_waste, remove
 
+    require_home(home)
     lake = Lake(str((home / "lake").resolve()))
     waste = find_waste(lake)
     for entry in waste:
