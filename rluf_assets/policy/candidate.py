@@ -13,6 +13,8 @@ from rluf_assets.errors import DataError
 from rluf_assets.policy.config import EvaluationConfig
 from rluf_assets.policy.engine import TransformersEngine
 from rluf_assets.policy.judges import JUDGES, judge_all
+from rluf_assets.policy.sampler import Samples
+from rluf_assets.rewards.scoring import device
 
 MEMBER_COLUMNS = ("member_live_probability", "disagreement")
 
@@ -42,7 +44,7 @@ def evaluate_candidate(
     prompts = pl.read_parquet(prompts_file).filter(pl.col("split") == "evaluation").head(config.max_prompts or 2**31)
     if prompts.is_empty():
         raise DataError(f"{prompts_file}: no prompts of split 'evaluation'. Materialise evaluation_prompts again.")
-    engine = TransformersEngine(policy, batch_tokens=config.sampling_tokens)
+    engine = _engine(policy, config)
     steps = 2 + len(scorers)
     sampled = engine.sample(
         prompts["prompt"].to_list(),
@@ -79,6 +81,14 @@ def evaluate_candidate(
         )
         report(2 + len(scores), steps, f"scored {objective}")
     return completions, pl.concat(scores)
+
+
+def _engine(policy: Path, config: EvaluationConfig) -> Samples:
+    if config.engine == "vllm":
+        from rluf_assets.policy.vllm_engine import VLLMEngine
+
+        return VLLMEngine(policy, config.vllm)
+    return TransformersEngine(policy, device=device(), batch_tokens=config.sampling_tokens)
 
 
 def _judged(completions: pl.DataFrame) -> pl.DataFrame:

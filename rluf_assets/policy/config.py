@@ -17,6 +17,7 @@ from rluf_assets.policy.judges import DEFAULT_JUDGES, find_judge
 
 Weights = dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 Optimiser = Literal["crraft", "raft", "crpg", "codpo", "none"]
+Engine = Literal["transformers", "vllm"]
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -123,7 +124,7 @@ class OptimisationConfig(_Frozen):
     )
     llm_judge: LlmJudgeConfig | None = None
     groups: tuple[PromptGroup, ...] = Field((), description="gradient-level mixing; empty: one group of all prompts")
-    engine: Literal["transformers", "vllm"] = Field("transformers", description="what samples; vllm: docs/operating.md")
+    engine: Engine = Field("transformers", description="what samples; vllm: docs/operating.md")
     vllm: VllmConfig = VllmConfig()
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of passes; weights that are trained stay float32"
@@ -198,6 +199,8 @@ class EvaluationConfig(_Frozen):
 
     completions_per_prompt: Annotated[int, Field(ge=1, le=64)] = 2
     max_prompts: Positive | None = Field(None, description="None: all evaluation prompts")
+    engine: Engine = Field("transformers", description="what samples; vllm: docs/operating.md")
+    vllm: VllmConfig = VllmConfig()
     temperature: float = Field(1.0, ge=0, description="0: greedy")
     max_new_tokens: Positive = 48
     sampling_tokens: Positive = 6_144

@@ -63,3 +63,11 @@ def test_the_loop_samples_by_vllm(
     assert found["iterations"] == 3 and all(learned > 0 for learned in found["learned"])
     # Samples come from the policy as it is: at first the reference itself, later one that moves away from it.
     assert abs(found["kl_mean"][0]) < 0.05 < found["kl_mean"][2]
+
+
+def test_a_candidate_is_evaluated_by_vllm(
+    vllm_python: str, base: Path, prompts_file: Path, reward_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    found = run(vllm_python, "evaluation", base, prompts_file, tmp_path, *reward_folders.values())
+    assert found["equal"] == found["replies"] == 40 and found["same_verdicts"]
+    assert found["logit_difference"] < 1e-4

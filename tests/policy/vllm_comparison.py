@@ -16,7 +16,7 @@ import torch
 
 from rluf_assets.errors import TrainingError
 from rluf_assets.policy.base import save_policy
-from rluf_assets.policy.config import OptimisationConfig, VllmConfig
+from rluf_assets.policy.config import EvaluationConfig, OptimisationConfig, VllmConfig
 from rluf_assets.policy.engine import Completion, TransformersEngine, token_logprobs
 from rluf_assets.policy.vllm_engine import VLLMEngine
 
@@ -140,7 +140,27 @@ def loop(base: Path, file: Path, scratch: Path, *rewards: Path) -> dict[str, Any
     return {"iterations": len(rows), **{key: [row[key] for row in rows] for key in ("learned", "kl_mean", "reward")}}
 
 
+def evaluation(base: Path, file: Path, scratch: Path, *rewards: Path) -> dict[str, Any]:
+    from rluf_assets.policy.candidate import evaluate_candidate
+    from rluf_assets.rewards.scoring import RewardModel
+
+    scorers = {"love": RewardModel.load(rewards[-1])}
+    replies, scores = {}, {}
+    for engine in ("transformers", "vllm"):
+        config = EvaluationConfig(
+            engine=engine, vllm=VllmConfig(dtype="float32"), temperature=0, max_new_tokens=NEW_TOKENS
+        )
+        replies[engine], scores[engine] = evaluate_candidate(base, file, scorers, config, seed=0)
+    ours, theirs = replies["transformers"], replies["vllm"]
+    return {
+        "replies": len(ours),
+        "equal": int((ours["completion"] == theirs["completion"]).sum()),
+        "same_verdicts": ours.select("^judge_.*$", "finished").equals(theirs.select("^judge_.*$", "finished")),
+        "logit_difference": float((scores["transformers"]["logit"] - scores["vllm"]["logit"]).abs().max()),
+    }
+
+
 if __name__ == "__main__":
     out, task, *folders = sys.argv[1:]
-    made = {"greedy": greedy, "bfloat16": bfloat16, "loop": loop}[task](*map(Path, folders))
+    made = {"greedy": greedy, "bfloat16": bfloat16, "loop": loop, "evaluation": evaluation}[task](*map(Path, folders))
     Path(out).write_text(json.dumps(made))
