@@ -4,7 +4,9 @@ On one small random Llama and three reward models of its shape, HH-RLHF first me
 `transformers.generate`, and against vLLM where this runs in its environment (`.venv-vllm/bin/python -m benchmarks.policy
 --sampling-only`); a whole CRRAFT iteration, phase by phase, with its FLOPs over time; and TRL's GRPOTrainer with the same
 models, generations and lengths (extra `bench`). The policy is random, so replies hardly ever end early on either side.
-Threads, dtype (bfloat16 passes over float32 weights) and gradient checkpointing are alike on both sides.
+Threads, gradient checkpointing and dtype are alike on both sides: bfloat16 passes, of the reward models too (autocast in
+TRL, bfloat16 weights here), float32 weights of what is trained. Processor seconds count what other work on the machine
+does not disturb; with one thread they are the wall time of an idle machine.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -131,7 +134,7 @@ def vllm_engine(root: Path) -> VLLMEngine | None:
 
 
 def crraft(root: Path, texts: list[str], n: int, new_tokens: int) -> dict[str, float]:
-    """Median seconds per phase over the iterations after the first."""
+    """Median seconds per phase over the iterations after the first, and processor seconds of a whole one."""
     prompts = pl.DataFrame(
         [
             {
@@ -146,6 +149,7 @@ def crraft(root: Path, texts: list[str], n: int, new_tokens: int) -> dict[str, f
     prompts.write_parquet(root / "prompts.parquet")
     out = root / "run"
     out.mkdir()
+    clock = [time.process_time()]
     optimise_policy(
         root / "policy",
         root / "prompts.parquet",
@@ -166,13 +170,18 @@ def crraft(root: Path, texts: list[str], n: int, new_tokens: int) -> dict[str, f
             max_empty_iterations=99,
         ),
         seed=0,
+        report=lambda done, total, figures: clock.append(time.process_time()),
     )
     lines = [json.loads(line) for line in (out / "logs" / "metrics.jsonl").read_text().splitlines()][1:]
-    return {key: statistics.median(line[key] for line in lines) for key in lines[0] if key.startswith("seconds")}
+    found = {key: statistics.median(line[key] for line in lines) for key in lines[0] if key.startswith("seconds")}
+    return {**found, "processor": statistics.median(np.diff(clock[1:]))}
 
 
-def grpo(root: Path, texts: list[str], n: int, new_tokens: int) -> tuple[float, float] | None:
-    """Seconds of one GRPO step of TRL on the same models, and of its sampling and scoring; None where it is not installed."""
+def grpo(root: Path, texts: list[str], n: int, new_tokens: int) -> tuple[float, float, float] | None:
+    """Seconds of one GRPO step of TRL on the same models, of its sampling and scoring, and processor seconds of the step.
+
+    None where TRL is not installed.
+    """
     try:
         from datasets import Dataset
         from trl import GRPOConfig, GRPOTrainer
@@ -181,10 +190,10 @@ def grpo(root: Path, texts: list[str], n: int, new_tokens: int) -> tuple[float, 
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
     class Clock(TrainerCallback):
-        times: list[float] = []  # noqa: RUF012
+        times: list[tuple[float, float]] = []  # noqa: RUF012
 
         def on_step_end(self, *args: object, **kwargs: object) -> None:
-            self.times.append(time.perf_counter())
+            self.times.append((time.perf_counter(), time.process_time()))
 
     class Timed(GRPOTrainer):
         sampled: list[float] = []  # noqa: RUF012
@@ -225,8 +234,8 @@ def grpo(root: Path, texts: list[str], n: int, new_tokens: int) -> tuple[float, 
         callbacks=[Clock()],
     )
     trainer.train()
-    steps = [b - a for a, b in zip(Clock.times, Clock.times[1:], strict=False)]
-    return statistics.median(steps), statistics.median(Timed.sampled[1:])
+    wall, processor = np.median(np.diff(Clock.times, axis=0), axis=0).tolist()
+    return wall, statistics.median(Timed.sampled[1:]), processor
 
 
 def iteration_flops(root: Path, texts: list[str], n: int, new_tokens: int) -> float:
@@ -264,7 +273,7 @@ def main() -> None:
         seconds = crraft(root, texts, given.n, given.new_tokens)
         rival = grpo(root, texts, given.n, given.new_tokens)
         flops = iteration_flops(root, texts, given.n, given.new_tokens)
-    whole = seconds.pop("seconds")
+    whole, processor = seconds.pop("seconds"), seconds.pop("processor")
     print(f"| CRRAFT iteration | {whole:.2f} s, {len(texts) / whole:.2f} prompts/s |")
     for phase, value in seconds.items():
         print(f"| - {phase.removeprefix('seconds_')} | {value:.2f} s, {value / whole:.0%} |")
@@ -272,11 +281,14 @@ def main() -> None:
     if rival is None:
         print("| TRL GRPO step | trl is not installed: pip install 'rluf[bench]' |")
         return
-    step, sampled = rival
+    step, sampled, step_processor = rival
     ours = seconds["seconds_sample"] + seconds["seconds_score"]
     print(f"| TRL GRPO step | {step:.2f} s, {len(texts) / step:.2f} prompts/s |")
     print(f"| - of it sampling and scoring | {sampled:.2f} s |")
     print(f"| CRRAFT over GRPO, whole iteration | {step / whole:.2f}x |")
+    print(
+        f"| CRRAFT over GRPO, processor seconds | {processor:.2f}, {step_processor:.2f}, {step_processor / processor:.2f}x |"
+    )
     print(f"| CRRAFT over GRPO, sampling and scoring | {sampled / ours:.2f}x |")
 
 
