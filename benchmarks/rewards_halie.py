@@ -37,7 +37,6 @@ CANDIDATES = {
         "max_length": 96, "batch_tokens": 1024, "micro_batch_tokens": None, "learning_rate": 1e-4, "epochs": 3,
     },
 }  # fmt: skip
-FOLDS = 5
 
 
 def user_folds(users: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -80,16 +79,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path, required=True, help="folder of a pretrained encoder")
     parser.add_argument("--choose", action="store_true", help="compare settings on the first fold's training users")
-    parser.add_argument("--settings", type=int, default=1, help="which of the compared settings the folds use")
+    parser.add_argument("--settings", type=int, default=0, help="which settings the folds use, or the first to compare")
+    parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rows = halie_rows("interestingness")
-    fold = user_folds(rows["user_id"].to_numpy(), FOLDS, options.seed)
+    fold = user_folds(rows["user_id"].to_numpy(), options.folds, options.seed)
     if options.choose:
         known = rows.filter(fold != 0)
         inner = user_folds(known["user_id"].to_numpy(), 4, options.seed + 1) == 0
         learned, held = known.filter(~inner), known.filter(inner)
-        for name, changes in CANDIDATES.items():
+        for name, changes in list(CANDIDATES.items())[options.settings :]:
             scores = model_scores(options.base, learned, held, changes, options.seed)
             auroc = within_fold(scores, held["label"].to_numpy().astype(float))
             print(f"| {name} | {len(learned):,} / {len(held):,} | {auroc:.3f} |", flush=True)
@@ -100,7 +100,7 @@ def main() -> None:
     found: dict[str, np.ndarray] = {
         name: np.zeros(len(rows)) for name in ("model", "frozen features", "bag of words", "length only")
     }
-    for k in range(FOLDS):
+    for k in range(options.folds):
         out = fold == k
         learned, held = rows.filter(~out), rows.filter(out)
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))

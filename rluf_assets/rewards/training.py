@@ -91,6 +91,7 @@ def train_reward(
         return load_network(previous or base, dropout=config.dropout, dtype=config.dtype, device=device())
 
     network = load()
+    give_back()  # ZeRO-3 loads weight by weight: what was freed would make up the whole model again
     encoder = Encoder(network.tokenizer, min(config.max_length, network.max_positions))
     rows, encoding, counts = _encode(pl.concat([learned, validation]).with_row_index("_row"), encoder, config)
     held = rows["_row"].to_numpy() >= len(learned)
