@@ -16,13 +16,13 @@ def run(job: Job) -> Produced:
 
     from rluf_assets.evaluation.degenerate import spoilt_sample
     from rluf_assets.policy.candidate import evaluate_candidate
-    from rluf_assets.rewards.scoring import RewardModel
+    from rluf_assets.rewards.scoring import RewardModel, device
 
     config = EvaluationConfig.model_validate(job.config)
     inputs = [name for name in job.spec.inputs if name.startswith("rewards/")]
     if not inputs:
         raise ArtifactMissing(f"{job.spec.name}: no input rewards/<objective>. Materialise the reward models first.")
-    scorers = {name.removeprefix("rewards/"): RewardModel.load(job.input(name)) for name in inputs}
+    scorers = {name.removeprefix("rewards/"): RewardModel.load(job.input(name), device=device()) for name in inputs}
     completions, scores = evaluate_candidate(
         job.input("policy"),
         job.input("evaluation_prompts") / "prompts.parquet",

@@ -21,7 +21,7 @@ def run(job: Job) -> Produced:
     from rluf_assets.evaluation.config import BacktestConfig
     from rluf_assets.evaluation.frames import read_parquet, require_columns
     from rluf_assets.evaluation.logged_arms import backtest_arms
-    from rluf_assets.rewards.scoring import RewardModel
+    from rluf_assets.rewards.scoring import RewardModel, device
 
     config = BacktestConfig.model_validate(job.config)
     launches = read_parquet(job.input("past_launches") / "launches.parquet")
@@ -30,7 +30,7 @@ def run(job: Job) -> Produced:
     own_prompts = "prompt" in texts.columns  # of logged arms: every reply has the prompt that it answered
     if not own_prompts:
         texts = _with_prompts(texts, read_parquet(job.input("evaluation_prompts") / "prompts.parquet"))
-    model = RewardModel.load(job.input("reward"))
+    model = RewardModel.load(job.input("reward"), device=device())
     texts = texts.sort("policy", "prompt_id", "completion")
     job.progress(0, 1, f"scoring {len(texts)} texts of past policies")
     scores = model.score(texts["prompt"].to_list(), texts["completion"].to_list(), batch_tokens=config.batch_tokens)

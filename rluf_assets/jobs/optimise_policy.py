@@ -19,14 +19,14 @@ SHOWN = (
 def run(job: Job) -> Produced:
     from rluf_assets.policy.llm_judge import LlmJudge
     from rluf_assets.policy.loop import Folders, optimise_policy
-    from rluf_assets.rewards.attention import pass_dtype
-    from rluf_assets.rewards.scoring import RewardModel, device
+    from rluf_assets.policy.zero import Zero, load_scorer
+    from rluf_assets.rewards.scoring import device
 
     config = OptimisationConfig.model_validate(job.config)
     inputs = [name for name in job.spec.inputs if name.startswith("rewards/")]
     config.check_names([name.removeprefix("rewards/") for name in inputs])
     needed = [] if config.optimiser == "none" else inputs
-    precision = {"device": device(), "dtype": pass_dtype(config.dtype, device())}
+    zero = Zero.of_launch(config.dtype, config.max_gradient_norm)
     seconds: Counter[str] = Counter()
 
     def report(done: int, total: int, figures: Mapping[str, Any]) -> None:
@@ -37,12 +37,13 @@ def run(job: Job) -> Produced:
     rows = optimise_policy(
         job.input("base_policy"),
         job.input("evaluation_prompts") / "prompts.parquet",
-        {name.removeprefix("rewards/"): RewardModel.load(job.input(name), **precision) for name in needed},
+        {name.removeprefix("rewards/"): load_scorer(job.input(name), config.dtype, zero) for name in needed},
         Folders(job.out, job.scratch("phases"), job.scratch("checkpoints"), job.scratch("logs")),
         config,
         seed=job.seed,
         report=report,
-        slow_judge=LlmJudge(config.llm_judge) if config.llm_judge else None,
+        slow_judge=LlmJudge(config.llm_judge, device=device()) if config.llm_judge else None,
+        zero=zero,
     )
     last: dict[str, Any] = {k: v for k, v in (rows[-1] if rows else {}).items() if isinstance(v, int | float)}
     metrics = {f"last_{key}": value for key, value in last.items()}

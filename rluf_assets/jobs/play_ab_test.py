@@ -13,6 +13,7 @@ def run(job: Job) -> Produced:
     import polars as pl
 
     from rluf_assets.policy.engine import TransformersEngine
+    from rluf_assets.rewards.scoring import device
     from rluf_assets.simulation import live
     from rluf_assets.simulation.config import LiveTestConfig
     from rluf_assets.simulation.contexts import draw_contexts
@@ -20,7 +21,7 @@ def run(job: Job) -> Produced:
 
     config = LiveTestConfig.model_validate(job.config)
     contexts = draw_contexts(config, job.seed, LIVE_STREAM)
-    engine = TransformersEngine(job.input("policy"))
+    engine = TransformersEngine(job.input("policy"), device=device())
     prompts, replies = contexts["prompt"].to_list(), []
     for start in range(0, len(prompts), config.batch_contexts):
         batch = prompts[start : start + config.batch_contexts]

@@ -246,11 +246,16 @@ def load_checkpoint(folder: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFa
     return model, tokenizer
 
 
-def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Write a policy folder that transformers, TRL and vLLM load as it is."""
+def save_policy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    out: Path,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a policy folder that transformers, TRL and vLLM load as it is; `weights`: where the model's own are sharded."""
     model.config.pad_token_id, model.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0
     )
-    model.save_pretrained(out)
+    model.save_pretrained(out, state_dict=weights)
     tokenizer.save_pretrained(out)

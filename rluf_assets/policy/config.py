@@ -137,6 +137,7 @@ class OptimisationConfig(_Frozen):
     learning_rate: float = Field(5e-4, gt=0, description="small models forget facts above this: see docs/benchmarks.md")
     updates_per_iteration: Positive = Field(4, description="optimiser steps the selected replies are spread over")
     max_gradient_norm: float = Field(1.0, gt=0)
+    checkpoint_every: Positive = Field(1, description="iterations; those since the last are updated again after a kill")
     dpo_beta: float = Field(0.1, gt=0, description="CODPO's beta")
     dpo_nll_weight: float = Field(1.0, ge=0, description="CODPO's lambda")
     reference_samples: Positive = Field(512, description="reference replies that fix each objective's mean and std")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,8 @@ class Completion:
 class TransformersEngine:
     """Samples completions of chat prompts from a Hugging Face causal LM with full attention."""
 
+    together = 1  # processes that sample a share between them
+
     def __init__(
         self,
         folder: str | Path,
@@ -54,6 +56,8 @@ class TransformersEngine:
             folder, dtype=dtype, attn_implementation=FLOAT32 if autocast and device == "cpu" else None
         )
         self.model: PreTrainedModel = model.to(device).eval()
+        self._passes: torch.nn.Module | None = None
+        self._rounds: Callable[[int], int] = lambda passes: passes
         self.encoder = PromptEncoder(AutoTokenizer.from_pretrained(folder))
         self.batch_tokens = batch_tokens
         self.max_positions = int(self.model.config.max_position_embeddings)
@@ -116,14 +120,26 @@ class TransformersEngine:
         `max_new_tokens` is what the completions were sampled with, so that long contexts are cut alike.
         """
         total = np.zeros(len(completions))
-        if not completions:
-            return total
-        ids = self.encode_pairs(prompts, completions, max_new_tokens)
-        with torch.inference_mode(), self.precision():
-            for batch in length_batches([len(p) + len(c) for p, c in ids], batch_tokens):
-                tokens = token_logprobs(self.model, [ids[i] for i in batch])
+        ids = self.encode_pairs(prompts, completions, max_new_tokens) if completions else []
+        batches = list(length_batches([len(p) + len(c) for p, c in ids], batch_tokens))
+        idle = self._rounds(len(batches)) - len(batches)
+        # Not in inference mode: weights that a sharded model gathers in it could not be trained afterwards.
+        with torch.no_grad(), self.precision():
+            for batch in batches:
+                tokens = self.token_logprobs([ids[i] for i in batch])
                 total[batch] = tokens.double().sum(dim=1).cpu().numpy()
+            for _ in range(idle):
+                self.token_logprobs([([0], [0])])  # an idle pass: other ranks have more than this one
         return total
+
+    def token_logprobs(self, pairs: Sequence[tuple[list[int], list[int]]]) -> torch.Tensor:
+        """`token_logprobs` under this engine's model, or through what shards it. Differentiable."""
+        return token_logprobs(self.model, pairs, self._passes)
+
+    def pass_through(self, module: torch.nn.Module, rounds: Callable[[int], int]) -> None:
+        """Send passes through `module`, which wraps the model; `rounds`: how many all ranks make (policy/zero.py)."""
+        self._passes, self._rounds = module, rounds
+        self.autocast = False  # the wrapper has a precision of its own
 
     def precision(self) -> torch.autocast:
         """What its passes run in: bfloat16 where `autocast` asks for it, weights and sums staying float32."""
@@ -164,11 +180,14 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[i
         order = order[size:]
 
 
-def token_logprobs(model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]]) -> torch.Tensor:
+def token_logprobs(
+    model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]], through: torch.nn.Module | None = None
+) -> torch.Tensor:
     """Log-probability of each completion token, shape (rows, longest completion), zero beyond a row's own.
 
     Differentiable. Rows are padded on the right; a hook on the output layer gives it only the positions that predict
-    completion tokens: logits of all others would cost more than the layers of a small model.
+    completion tokens: logits of all others would cost more than the layers of a small model. `through`: what wraps the
+    model and takes its passes, if anything does.
     """
     starts = torch.tensor([len(prompt) for prompt, _ in pairs])
     sizes = torch.tensor([len(completion) for _, completion in pairs])
@@ -186,7 +205,7 @@ def token_logprobs(model: PreTrainedModel, pairs: Sequence[tuple[list[int], list
     head = model.get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, where],))
     try:
-        logits = model(input_ids=ids, use_cache=False).logits.float()
+        logits = (through or model)(input_ids=ids, use_cache=False).logits.float()
     finally:
         hook.remove()
     targets = ids.gather(1, where + 1)

@@ -11,6 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ import numpy as np
 import polars as pl
 
 from rluf_assets.lake import write_json
-from rluf_assets.policy.base import save_policy
 from rluf_assets.policy.batch import BASELINE
 from rluf_assets.policy.config import OptimisationConfig, PromptGroup
 from rluf_assets.policy.engine import TransformersEngine
 from rluf_assets.policy.health import check_health, stop_reason
+from rluf_assets.policy.learner import Learner, new_learner
 from rluf_assets.policy.objectives import Normalisation
 from rluf_assets.policy.phases import (
     Prompt,
@@ -37,11 +38,10 @@ from rluf_assets.policy.phases import (
 )
 from rluf_assets.policy.ranks import Ranks
 from rluf_assets.policy.record import iteration_row, iterations_frame
-from rluf_assets.policy.sampler import Sampler, new_sampler
+from rluf_assets.policy.sampler import Sampler, new_engine, new_sampler
 from rluf_assets.policy.selecting import LogRatios, SlowJudge, select_frame
-from rluf_assets.policy.state import load_state, newest_state, save_state
-from rluf_assets.policy.update import UpdateFigures, new_optimizer, update
-from rluf_assets.rewards.scoring import device
+from rluf_assets.policy.update import UpdateFigures, update
+from rluf_assets.policy.zero import Zero
 
 Report = Callable[[int, int, Mapping[str, float]], None]
 
@@ -66,6 +66,7 @@ class _Run:
     seed: int
     policy: TransformersEngine
     reference: TransformersEngine
+    learner: Learner
     sampler: Sampler
     scorers: Mapping[str, Scorer]
     ranks: Ranks
@@ -83,11 +84,13 @@ def optimise_policy(
     seed: int,
     report: Report = lambda done, total, figures: None,
     slow_judge: SlowJudge | None = None,
+    zero: Zero | None = None,
 ) -> list[dict[str, Any]]:
     """Optimise `base_policy` for a candidate's objectives and write its policy folder; returns one row per iteration.
 
-    `scorers`: objective name -> reward model. Raises ConfigError for unknown names, DataError for unusable prompts or
-    rewards, TrainingError when nothing survives the constraints any more or too many rewards are NaN.
+    `scorers`: objective name -> reward model. `zero`: how the launch shards what is trained. Raises ConfigError for
+    unknown names, DataError for unusable prompts or rewards, TrainingError when nothing survives the constraints any
+    more or too many rewards are NaN.
     """
     config.check_names(scorers)
     ranks = Ranks.of_launch()
@@ -98,9 +101,12 @@ def optimise_policy(
         return []
     groups = config.prompt_groups()
     prompts = read_prompts(prompts_file, "optimisation", groups)
-    policy, reference = (_engine(base_policy, config) for _ in range(2))
+    policy, reference = (_engine(base_policy, config, zero) for _ in range(2))
     if config.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable()
+    if zero is not None:
+        reference.pass_through(zero.read_only(reference.model), zero.rounds)
+    learner = new_learner(policy, config, ranks, zero)
     run = _Run(
         config,
         groups,
@@ -108,39 +114,34 @@ def optimise_policy(
         seed,
         policy,
         reference,
-        new_sampler(policy, base_policy, folders.checkpoints / "sampled", config, ranks),
+        learner,
+        new_sampler(policy, learner, base_policy, folders.checkpoints / "sampled", config, ranks, zero),
         scorers,
         ranks,
         slow_judge,
         prompt_schedule(prompts, config, seed),
     )
     baseline, normalisation = _reference(run)
-    optimizer = new_optimizer(run.policy, config)
-    newest = ranks.told(newest_state(folders.checkpoints))
-    rows: list[dict[str, Any]] = load_state(newest, run.policy.model, optimizer)["rows"] if newest else []
+    rows = learner.load_state(folders.checkpoints)
     while len(rows) < config.iterations and not stop_reason(rows, config):
         iteration = len(rows) + 1
-        row, cost = _iterate(run, iteration, baseline, normalisation, optimizer)
+        row, cost = _iterate(run, iteration, baseline, normalisation)
         rows.append(row)
         # Checked before the state is saved: a run that is started again stops with the same message.
         check_health(rows, config)
-        if ranks.first:
-            state = folders.checkpoints / f"{iteration:06d}.safetensors"
-            save_state(state, run.policy.model, optimizer, {"rows": rows})
-            for old in sorted(folders.checkpoints.glob("*.safetensors"))[:-2]:
-                old.unlink()
+        if iteration % config.checkpoint_every == 0:
+            learner.save_state(folders.checkpoints, iteration, rows)
         report(iteration, config.iterations, {**row, **cost})
+    learner.save_policy(folders.out)
     if ranks.first:
-        save_policy(run.policy.model, run.policy.encoder.tokenizer, folders.out)
         _write_record(folders.out, config, groups, normalisation, rows)
     ranks.wait()
     return rows
 
 
-def _engine(folder: Path, config: OptimisationConfig) -> TransformersEngine:
-    return TransformersEngine(
-        folder, device=device(), autocast=config.dtype == "bfloat16", batch_tokens=config.sampling_tokens
-    )
+def _engine(folder: Path, config: OptimisationConfig, zero: Zero | None) -> TransformersEngine:
+    with zero.loading() if zero else nullcontext():
+        return new_engine(folder, config)
 
 
 def prompt_schedule(prompts: Sequence[Prompt], config: OptimisationConfig, seed: int) -> list[list[Prompt]]:
@@ -159,13 +160,16 @@ def prompt_schedule(prompts: Sequence[Prompt], config: OptimisationConfig, seed:
 
 
 def _reference(run: _Run) -> tuple[pl.DataFrame, Normalisation]:
-    """Baseline replies with scores and verdicts, and the scales: one reply of the reference policy per prompt seen."""
+    """Baseline replies with scores and verdicts, and the scales: one reply of the reference policy per prompt seen.
+
+    Before the first step, which is when this runs, the policy is the reference policy; so what samples it samples these.
+    """
     seen = {prompt.prompt_id: prompt for prompts in run.schedule for prompt in prompts}
     folder = run.folders.phases / "reference"
     sample = publish(
         folder / "sample.parquet",
         lambda: sample_frame(
-            run.reference, list(seen.values()), run.config, n=1, seed=_seed(run.seed, 0), ranks=run.ranks
+            run.sampler.renew(), list(seen.values()), run.config, n=1, seed=_seed(run.seed, 0), ranks=run.ranks
         ),
         run.ranks,
     )
@@ -181,7 +185,7 @@ def _reference(run: _Run) -> tuple[pl.DataFrame, Normalisation]:
 
 
 def _iterate(
-    run: _Run, iteration: int, reference: pl.DataFrame, normalisation: Normalisation, optimizer: Any
+    run: _Run, iteration: int, reference: pl.DataFrame, normalisation: Normalisation
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """One iteration: four phases from their files or made now, then the update; its row of the record, and its cost."""
     config, prompts, started = run.config, run.schedule[iteration - 1], time.perf_counter()
@@ -211,7 +215,7 @@ def _iterate(
     begin = time.perf_counter()
     figures = UpdateFigures(0.0, 0.0, 0)
     if selected["role"].is_not_null().any():
-        figures = update(run.policy, optimizer, run.reference, selected, run.groups, config, seed, run.ranks)
+        figures = update(run.policy, run.learner, run.reference, selected, run.groups, config, seed, run.ranks)
     seconds["update"] = time.perf_counter() - begin
     row = iteration_row(iteration, selected, run.groups, tuple(run.scorers), figures)
     cost = _cost(row, seconds, time.perf_counter() - started, sample)

@@ -104,7 +104,7 @@ def sample_frame(
             temperature=config.temperature,
             seed=seed,
         )
-        sampled = ranks.spread(len(chosen), lambda share, draw=draw: draw(only=share))
+        sampled = ranks.spread(len(chosen), lambda share, draw=draw: draw(only=share), together=engine.together)
         for prompt, completions in zip(chosen, sampled, strict=True):
             for k, completion in enumerate(completions):
                 rows.append(_row(prompt, BASELINE if n else k, completion))
@@ -148,13 +148,13 @@ def raw_scores(sample: pl.DataFrame, scorers: Mapping[str, Scorer], ranks: Ranks
     prompts = rows.partition_by("run", maintain_order=True)
 
     def score(scorer: Scorer, share: list[int]) -> list[pl.DataFrame]:
-        mine = pl.concat([prompts[i] for i in share])
+        mine = pl.concat([prompts[i] for i in share]) if share else rows.clear()
         found = scorer.score(mine["prompt"].to_list(), mine["completion"].to_list())
         found = found.select(pl.col("logit", "probability").cast(pl.Float64), run=mine["run"])
         return [part.drop("run") for part in found.partition_by("run", maintain_order=True)]
 
     for objective, scorer in scorers.items():
-        parts = ranks.spread(len(prompts), partial(score, scorer))
+        parts = ranks.spread(len(prompts), partial(score, scorer), in_step=True)
         found = pl.concat(parts) if parts else pl.DataFrame(schema={"logit": pl.Float64, "probability": pl.Float64})
         scores = scores.with_columns(found["logit"].alias(f"logit_{objective}"))
         scores = scores.with_columns(found["probability"].alias(f"probability_{objective}"))

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
+TIMEOUT = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Ranks:
             return Ranks()
         from accelerate import PartialState
 
-        PartialState()
+        # A rank may wait for the slowest one's samples for longer than the ten minutes that NCCL would give it.
+        PartialState(timeout=TIMEOUT)
         if not dist.is_initialized():
             dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         return Ranks(dist.get_rank(), dist.get_world_size())
@@ -41,15 +44,22 @@ class Ranks:
         """Whether this rank writes and reports."""
         return self.rank == 0
 
-    def spread(self, count: int, compute: Callable[[list[int]], Sequence[T]]) -> list[T]:
-        """`compute` of the numbers 0 to count - 1, a share on each rank; all results, in order, on all."""
-        share = list(range(self.rank, count, self.size))
-        mine = list(compute(share)) if share else []
+    def spread(
+        self, count: int, compute: Callable[[list[int]], Sequence[T]], *, in_step: bool = False, together: int = 1
+    ) -> list[T]:
+        """`compute` of the numbers 0 to count - 1, a share on each rank; all results, in order, on all.
+
+        `in_step`: compute is called on ranks without a share too, whose idle passes the others need (policy/zero.py).
+        `together`: so many consecutive ranks compute one share between them, and each has its results.
+        """
+        shares = self.size // together
+        share = list(range(self.rank // together, count, shares))
+        mine = list(compute(share)) if share or in_step else []
         if self.size == 1:
             return mine
         parts: list[list[T]] = [[] for _ in range(self.size)]
         dist.all_gather_object(parts, mine)
-        return [parts[i % self.size][i // self.size] for i in range(count)]
+        return [parts[i % shares * together][i // shares] for i in range(count)]
 
     def told(self, value: T) -> T:
         """The first rank's value, on all."""

@@ -1,29 +1,39 @@
 """Which engine samples in the loop, and how it gets the newest policy: `engine: transformers | vllm` of the profile.
 
-`transformers` samples from the very model that is trained. `vllm` is another process with weights of its own: before
-each sampling the policy is written to a folder, loaded there in place, and its version asked for again.
+`transformers` samples from the very model that is trained or, where no rank holds that whole, from a copy on each rank
+that gets its weights before each sampling (so the policy must fit one device without its optimiser). `vllm` is another
+process with weights of its own: before each sampling the policy is written to a folder, loaded there in place, and its
+version asked for again.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import torch
+
 from rluf_assets.chat import Message
 from rluf_assets.errors import ConfigError
-from rluf_assets.policy.base import save_policy
 from rluf_assets.policy.config import OptimisationConfig, VllmConfig
 from rluf_assets.policy.engine import Completion, TransformersEngine
+from rluf_assets.policy.learner import Learner
 from rluf_assets.policy.ranks import ALONE, Ranks
+from rluf_assets.policy.zero import Zero, whole_weights
+from rluf_assets.rewards.scoring import device
 
 if TYPE_CHECKING:
     from rluf_assets.policy.vllm_engine import VLLMEngine
 
 
 class Samples(Protocol):
-    """What the sample phase needs of an engine."""
+    """What the sample phase needs of an engine; `together` consecutive ranks sample a share between them."""
+
+    @property
+    def together(self) -> int: ...
 
     def sample(
         self,
@@ -54,10 +64,28 @@ class InProcess:
 
 
 @dataclass
+class ByCopy:
+    """A whole copy of a sharded policy on each rank, made at the first sampling, kept for all."""
+
+    policy: TransformersEngine
+    base_policy: Path
+    config: OptimisationConfig
+    copy: TransformersEngine | None = field(default=None)
+
+    @torch.no_grad()
+    def renew(self) -> Samples:
+        self.copy = self.copy or new_engine(self.base_policy, self.config)
+        parameters = dict(self.copy.model.named_parameters())
+        for name, values in whole_weights(self.policy.model):
+            parameters[name].copy_(values)
+        return self.copy
+
+
+@dataclass
 class ByVllm:
     """One vLLM engine, started at the first sampling, kept for all."""
 
-    policy: TransformersEngine
+    learner: Learner
     base_policy: Path
     folder: Path
     config: VllmConfig
@@ -67,27 +95,41 @@ class ByVllm:
     def renew(self) -> Samples:
         from rluf_assets.policy.vllm_engine import VLLMEngine
 
-        self.engine = self.engine or VLLMEngine(self.base_policy, self.config)
+        self.engine = self.engine or VLLMEngine(self.base_policy, self.config, ranks=self.ranks.size)
         self.ranks.wait()  # none reads the last weights any more
-        if self.ranks.first:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_policy(self.policy.model, self.policy.encoder.tokenizer, self.folder)
-        self.ranks.wait()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.learner.save_policy(self.folder)
         return self.engine.load(self.folder)
 
 
 def new_sampler(
-    policy: TransformersEngine, base_policy: Path, folder: Path, config: OptimisationConfig, ranks: Ranks
-) -> InProcess | ByVllm:
+    policy: TransformersEngine,
+    learner: Learner,
+    base_policy: Path,
+    folder: Path,
+    config: OptimisationConfig,
+    ranks: Ranks,
+    zero: Zero | None,
+) -> Sampler:
     """The sampler that `config.engine` names; `folder` is scratch space for weights on their way to vLLM.
 
-    Raises ConfigError for tensor parallelism within ranks: every rank has an engine of its own.
+    Raises ConfigError where the processes of a node are not a multiple of those that share one copy of the policy.
     """
     if config.engine == "vllm":
-        if ranks.size > 1 and config.vllm.tensor_parallel > 1:
+        on_node = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size))
+        if ranks.size > 1 and on_node % config.vllm.tensor_parallel:
             raise ConfigError(
-                f"vllm: tensor_parallel {config.vllm.tensor_parallel} in a job of {ranks.size} processes, expected 1: "
-                "each process samples its share with an engine of its own. Set it to 1, or run one process."
+                f"vllm: tensor_parallel {config.vllm.tensor_parallel}, but {on_node} processes on a node: expected a "
+                "divisor of that, for so many of them share one copy of the policy."
             )
-        return ByVllm(policy, base_policy, folder, config.vllm, ranks)
+        return ByVllm(learner, base_policy, folder, config.vllm, ranks)
+    if zero is not None and zero.shards_weights:
+        return ByCopy(policy, base_policy, config)
     return InProcess(policy)
+
+
+def new_engine(folder: Path, config: OptimisationConfig) -> TransformersEngine:
+    """A policy folder's engine in this process, as the config says."""
+    return TransformersEngine(
+        folder, device=device(), autocast=config.dtype == "bfloat16", batch_tokens=config.sampling_tokens
+    )

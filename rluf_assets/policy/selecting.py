@@ -52,7 +52,7 @@ class LogRatios:
             if not asked:
                 continue
             rows = self.rows[asked]
-            other = np.array(self.ranks.spread(len(asked), partial(self._logprobs, engine, rows)))
+            other = np.array(self.ranks.spread(len(asked), partial(self._logprobs, engine, rows), in_step=True))
             ratio = (other - rows["logprob"].to_numpy()) * (1 if baseline else -1)
             self.known.update(zip(asked, ratio.tolist(), strict=True))
         return np.array([self.known[place] for place in places], dtype=np.float64)

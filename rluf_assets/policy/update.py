@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import polars as pl
 import torch
 
-from rluf_assets.errors import TrainingError
 from rluf_assets.policy import codpo, crraft
 from rluf_assets.policy.config import OptimisationConfig, PromptGroup
-from rluf_assets.policy.engine import TransformersEngine, length_batches, token_logprobs
+from rluf_assets.policy.engine import TransformersEngine, length_batches
+from rluf_assets.policy.learner import Learner, Piece
 from rluf_assets.policy.ranks import ALONE, Ranks
 from rluf_assets.policy.selecting import completions_of
 
@@ -31,16 +32,9 @@ class UpdateFigures:
     steps: int
 
 
-def new_optimizer(engine: TransformersEngine, config: OptimisationConfig) -> torch.optim.AdamW:
-    """AdamW over the policy's parameters, no weight decay."""
-    return torch.optim.AdamW(
-        engine.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
-    )
-
-
 def update(
     engine: TransformersEngine,
-    optimizer: torch.optim.Optimizer,
+    learner: Learner,
     reference_engine: TransformersEngine,
     selected: pl.DataFrame,
     groups: Sequence[PromptGroup],
@@ -48,10 +42,7 @@ def update(
     seed: int,
     ranks: Ranks = ALONE,
 ) -> UpdateFigures:
-    """Take the steps of one iteration; `selected` is the select phase's frame. Raises TrainingError on a NaN loss.
-
-    Each rank computes the gradients of its share of every step's batches; added up, they are one process's own.
-    """
+    """Take the steps of one iteration; `selected` is the select phase's frame. Raises TrainingError on a NaN loss."""
     learned = selected.with_row_index("place").filter(pl.col("role").is_not_null())
     reference: dict[int, float] = {}
     if config.optimiser == "codpo":
@@ -68,14 +59,7 @@ def update(
     for share in _shares(learned, groups, config.updates_per_iteration, seed):
         if share.is_empty():
             continue
-        loss = ranks.sum_gradients(engine.model, _accumulate(engine, share, groups, config, reference, ranks))
-        norm = float(torch.nn.utils.clip_grad_norm_(engine.model.parameters(), config.max_gradient_norm))
-        if not np.isfinite(loss) or not np.isfinite(norm):
-            raise TrainingError(
-                f"update: loss {loss}, gradient norm {norm}. Lower learning_rate ({config.learning_rate})."
-            )
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        loss, norm = learner.step(loss_pieces(engine, share, groups, config, reference, ranks.size))
         losses.append(loss)
         norms.append(norm)
     engine.model.eval()
@@ -94,57 +78,62 @@ def _shares(learned: pl.DataFrame, groups: Sequence[PromptGroup], steps: int, se
     return [learned.filter(parts == step) for step in range(steps)]
 
 
-def _accumulate(
+def loss_pieces(
     engine: TransformersEngine,
     share: pl.DataFrame,
     groups: Sequence[PromptGroup],
     config: OptimisationConfig,
     reference: dict[int, float],
-    ranks: Ranks = ALONE,
-) -> float:
-    """Backward pass of this rank's batches of one step's loss; returns their part of its value."""
-    total = 0.0
+    ranks: int = 1,
+) -> list[Piece]:
+    """One step's loss as the functions whose values add up to it, one batch of like lengths each, the same on every rank.
+
+    `forward_tokens` is for all ranks together, so that each has its share of a step.
+    """
+    pieces: list[Piece] = []
+    tokens = config.forward_tokens // ranks
     for group in groups:
         rows = share.filter(pl.col("group") == group.name)
         if rows.is_empty():
             continue
         pairs = engine.encode_pairs(rows["prompt"].to_list(), completions_of(rows), config.max_new_tokens)
         if config.optimiser == "codpo":
-            total += _pair_loss(engine, rows, pairs, group, config, reference, ranks)
+            pieces += _pair_pieces(engine, rows, pairs, group, config, reference, tokens)
             continue
         # One n for the step and group, so that gradients add up over batches to those of the whole mean.
         coefficient = torch.from_numpy(group.gradient_weight * crraft.mean_weights(rows["weight"].to_numpy()))
-        batches = list(length_batches([len(p) + len(c) for p, c in pairs], config.forward_tokens // ranks.size))
-        for batch in batches[ranks.rank :: ranks.size]:
-            with engine.precision():
-                logprobs = token_logprobs(engine.model, [pairs[i] for i in batch]).sum(dim=1)
-            loss = -(coefficient[batch].to(logprobs) * logprobs).sum()
-            loss.backward()
-            total += loss.item()
-    return total
+        for batch in length_batches([len(p) + len(c) for p, c in pairs], tokens):
+            pieces.append(partial(_weighted_loss, engine, [pairs[i] for i in batch], coefficient[batch]))
+    return pieces
 
 
-def _pair_loss(
+def _weighted_loss(
+    engine: TransformersEngine, pairs: list[tuple[list[int], list[int]]], coefficient: torch.Tensor
+) -> torch.Tensor:
+    with engine.precision():
+        logprobs = engine.token_logprobs(pairs).sum(dim=1)
+    return -(coefficient.to(logprobs) * logprobs).sum()
+
+
+def _pair_pieces(
     engine: TransformersEngine,
     rows: pl.DataFrame,
     pairs: list[tuple[list[int], list[int]]],
     group: PromptGroup,
     config: OptimisationConfig,
     reference: dict[int, float],
-    ranks: Ranks,
-) -> float:
+    tokens: int,
+) -> list[Piece]:
     """CODPO's loss: winner and loser of a prompt stand in consecutive rows after sorting."""
     order = rows.with_row_index("row").sort("prompt_id", "role", descending=[False, True])["row"].to_list()
     winners, losers = order[::2], order[1::2]
     reference_logprob = torch.tensor([reference[place] for place in rows["place"].to_list()])
-    total = 0.0
-    sizes = [2 * max(_size(pairs[w]), _size(pairs[x])) for w, x in zip(winners, losers, strict=True)]
-    batches = list(length_batches(sizes, config.forward_tokens // ranks.size))
-    for batch in batches[ranks.rank :: ranks.size]:
+
+    def loss(batch: list[int]) -> torch.Tensor:
         won, lost = [winners[i] for i in batch], [losers[i] for i in batch]
         with engine.precision():
-            logprobs = token_logprobs(engine.model, [pairs[i] for i in won + lost]).sum(dim=1)
-        loss = codpo.loss(
+            logprobs = engine.token_logprobs([pairs[i] for i in won + lost]).sum(dim=1)
+        value = codpo.loss(
             logprobs[: len(won)],
             logprobs[len(won) :],
             reference_logprob[won].to(logprobs),
@@ -153,10 +142,10 @@ def _pair_loss(
             beta=config.dpo_beta,
             nll_weight=config.dpo_nll_weight,
         )
-        scaled = loss * group.gradient_weight * len(won) / len(winners)
-        scaled.backward()
-        total += scaled.item()
-    return total
+        return value * group.gradient_weight * len(won) / len(winners)
+
+    sizes = [2 * max(_size(pairs[w]), _size(pairs[x])) for w, x in zip(winners, losers, strict=True)]
+    return [partial(loss, batch) for batch in length_batches(sizes, tokens)]
 
 
 def _size(pair: tuple[list[int], list[int]]) -> int:

@@ -51,16 +51,29 @@ class Loaded:
     engine: VLLMEngine
     version: str
 
+    @property
+    def together(self) -> int:
+        return self.engine.together
+
     def sample(self, prompts: Sequence[Sequence[Message]], **settings: Any) -> list[list[Completion]]:
         """As the engine's. Raises TrainingError if other weights have been loaded since."""
         return self.engine.sample(prompts, version=self.version, **settings)
 
 
 class VLLMEngine:
-    """Samples completions of chat prompts from a Hugging Face causal LM folder with vLLM."""
+    """Samples completions of chat prompts from a Hugging Face causal LM folder with vLLM.
 
-    def __init__(self, folder: str | Path, config: VllmConfig | None = None) -> None:
+    In a job of several processes (`ranks`) each is one worker of vLLM's, and `tensor_parallel` consecutive ones hold one
+    copy of the policy between them: they must be asked the same, in step, and all of them have the answer.
+    """
+
+    def __init__(self, folder: str | Path, config: VllmConfig | None = None, *, ranks: int = 1) -> None:
         config = config or VllmConfig()
+        self.together = config.tensor_parallel if ranks > 1 else 1
+        spread: dict[str, Any] = {}
+        if ranks > 1:
+            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the worker is this process, which has a GPU already
+            spread["distributed_executor_backend"] = "external_launcher"
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from transformers import AutoConfig
@@ -78,6 +91,7 @@ class VLLMEngine:
             self.folder,
             dtype=config.dtype,
             tensor_parallel_size=config.tensor_parallel,
+            **spread,
             gpu_memory_utilization=config.memory_share,
             enforce_eager=config.enforce_eager,
             max_model_len=self.max_positions,

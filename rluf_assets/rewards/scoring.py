@@ -7,7 +7,7 @@ budget. A batch of one gives what a batch of many gives, within float32 rounding
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 
 from rluf_assets.chat import Message
 from rluf_assets.errors import DataError
-from rluf_assets.rewards.batching import budget_batches, collate, make_unit
+from rluf_assets.rewards.batching import Batch, Unit, budget_batches, collate, make_unit
 from rluf_assets.rewards.calibration import Calibration, load_calibration
 from rluf_assets.rewards.encoding import Encoder
 from rluf_assets.rewards.ensemble import Ensemble, load_ensemble
@@ -55,6 +55,12 @@ class RewardModel:
         self.encoder = Encoder(network.tokenizer, min(calibration.max_length, network.max_positions))
         self.share_prefixes = share_prefixes and network.is_causal
         self._reader = ScoreReader(network)
+        self._passes: torch.nn.Module = network.model
+        self._rounds: Callable[[int], int] = lambda passes: passes
+
+    def pass_through(self, module: torch.nn.Module, rounds: Callable[[int], int]) -> None:
+        """Send passes through `module`, which shards the network; `rounds`: how many passes all processes make."""
+        self._passes, self._rounds = module, rounds
 
     @classmethod
     def load(
@@ -135,28 +141,33 @@ class RewardModel:
             logits = self._pass(token_ids, batch_tokens, (tap, features))
         return logits.astype(np.float64), features
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: a sharded network gathers weights that must stay ordinary tensors
     def _pass(
         self, token_ids: Sequence[np.ndarray], batch_tokens: int, kept: tuple[FeatureTap, np.ndarray] | None
     ) -> np.ndarray:
         """Logits of rendered rows; with `kept`, their features too, written into its array."""
-        if not len(token_ids):
-            return np.zeros(0, np.float32)
         groups: Sequence[Sequence[int]] = [[i] for i in range(len(token_ids))]
-        if self.share_prefixes:
+        if self.share_prefixes and len(token_ids):
             groups = group_rows(token_ids, MAX_TREE_ROWS * self.encoder.max_length)
         units = [make_unit([token_ids[i] for i in group], group, share=True) for group in groups]
         logits = np.zeros(len(token_ids), np.float32)
-        model = self.network.model
-        was_training = model.training
-        model.eval()
-        for batch_units in budget_batches(units, batch_tokens):
-            batch = collate(batch_units, int(self.network.tokenizer.pad_token_id))
-            examples = batch.pop("examples").numpy()
-            batch = {name: values.to(model.device) for name, values in batch.items()}
-            logits[examples] = self._reader(model, batch).cpu().numpy()
+        was_training = self.network.model.training
+        self.network.model.eval()
+        batches = list(budget_batches(units, batch_tokens))
+        idle = self._rounds(len(batches)) - len(batches)
+        for batch_units in batches:
+            examples, batch = self._collated(batch_units)
+            logits[examples] = self._reader(self._passes, batch).cpu().numpy()
             if kept is not None:
                 tap, features = kept
                 features[examples] = tap.at(batch)
-        model.train(was_training)
+        for _ in range(idle):
+            # An idle pass: another process has more than this one, and waits for it in every layer.
+            self._reader(self._passes, self._collated([make_unit([np.zeros(1, np.int64)], [0], share=True)])[1])
+        self.network.model.train(was_training)
         return logits
+
+    def _collated(self, units: Sequence[Unit]) -> tuple[np.ndarray, Batch]:
+        batch = collate(units, int(self.network.tokenizer.pad_token_id))
+        examples = batch.pop("examples").numpy()
+        return examples, {name: values.to(self.network.model.device) for name, values in batch.items()}

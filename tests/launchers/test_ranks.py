@@ -20,10 +20,10 @@ pytestmark = pytest.mark.slow
 RANKS = 2
 
 
-def launch(spec: JobSpec, ranks: int = RANKS) -> subprocess.CompletedProcess[str]:
+def launch(spec: JobSpec, ranks: int = RANKS, accelerate_config: str = "ddp") -> subprocess.CompletedProcess[str]:
     """The job as a launcher starts it for that many processes, on this machine's CPU."""
     needs = spec.resources.model_copy(update={"gpus_per_node": ranks if ranks > 1 else 0, "cpus": ranks})
-    request = Request((spec.model_copy(update={"resources": needs}),))
+    request = Request((spec.model_copy(update={"resources": needs}),), accelerate_config)
     request.prepare()
     command = job_command(sys.executable, request)
     environment = {**os.environ, **job_environment(1)}

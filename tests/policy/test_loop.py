@@ -16,13 +16,13 @@ from rluf_assets.chat import Message
 from rluf_assets.errors import ConfigError, DataError, TrainingError
 from rluf_assets.policy.batch import BASELINE
 from rluf_assets.policy.config import OptimisationConfig, PromptGroup
-from rluf_assets.policy.engine import TransformersEngine, token_logprobs
+from rluf_assets.policy.engine import TransformersEngine
 from rluf_assets.policy.judges import Verdict
 from rluf_assets.policy.loop import Folders, optimise_policy, prompt_schedule
 from rluf_assets.policy.objectives import calibrated_reward
 from rluf_assets.policy.phases import read_prompts
 from rluf_assets.policy.selecting import completions_of
-from rluf_assets.policy.update import _accumulate, _shares
+from rluf_assets.policy.update import _shares, loss_pieces
 from rluf_assets.rewards.calibration import Calibration
 from rluf_assets.rewards.model import load_network, save_network
 from rluf_assets.rewards.scoring import RewardModel
@@ -330,14 +330,15 @@ class TestGroups:
         for tokens in (40, 100_000):
             engine = TransformersEngine(base)
             config = changed(CONFIG, forward_tokens=tokens)
-            _accumulate(engine, learned, self.GROUPS, config, {})
+            for piece in loss_pieces(engine, learned, self.GROUPS, config, {}):
+                piece().backward()
             gradients.append([p.grad.clone() for p in engine.model.parameters()])
         engine = TransformersEngine(base)
         total = torch.zeros(())
         for name, rho in (("harm", 3.0), ("rest", 1.0)):
             part = learned.filter(pl.col("group") == name)
             pairs = engine.encode_pairs(part["prompt"].to_list(), completions_of(part), CONFIG.max_new_tokens)
-            logprob = token_logprobs(engine.model, pairs).sum(dim=1)
+            logprob = engine.token_logprobs(pairs).sum(dim=1)
             total = total - rho * (torch.tensor(part["weight"].to_list()) * logprob).sum() / part.height
         total.backward()
         for small, large, exact in zip(*gradients, [p.grad for p in engine.model.parameters()], strict=True):

@@ -6,6 +6,7 @@ Figures go to the file OUT: vLLM writes to standard output as it pleases.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import torch
 from rluf_assets.errors import TrainingError
 from rluf_assets.policy.base import save_policy
 from rluf_assets.policy.config import EvaluationConfig, OptimisationConfig, VllmConfig
-from rluf_assets.policy.engine import Completion, TransformersEngine, token_logprobs
+from rluf_assets.policy.engine import Completion, TransformersEngine
+from rluf_assets.policy.ranks import Ranks
 from rluf_assets.policy.vllm_engine import VLLMEngine
 
 NEW_TOKENS = 32
@@ -98,7 +100,7 @@ def token_errors(vllm: VLLMEngine, exact: TransformersEngine, prompts: list[Any]
         drawn = output.outputs[0]
         said = [step[token].logprob for step, token in zip(drawn.logprobs, drawn.token_ids, strict=True)]
         with torch.inference_mode():
-            own = token_logprobs(exact.model, [(row, list(drawn.token_ids))])[0].numpy()
+            own = exact.token_logprobs([(row, list(drawn.token_ids))])[0].numpy()
         errors.append(np.abs(own - np.array(said)))
     return np.concatenate(errors)
 
@@ -122,7 +124,7 @@ def loop(base: Path, file: Path, scratch: Path, *rewards: Path) -> dict[str, Any
     scorers = dict(zip(("helpfulness", "love"), map(RewardModel.load, rewards), strict=True))
     config = OptimisationConfig(
         engine="vllm",
-        vllm=VllmConfig(dtype="float32"),
+        vllm=VllmConfig(dtype="float32", tensor_parallel=int(os.environ.get("TENSOR_PARALLEL", "1"))),
         weights={"helpfulness": 0.7, "love": 0.3},
         iterations=3,
         prompts_per_iteration=16,
@@ -133,7 +135,7 @@ def loop(base: Path, file: Path, scratch: Path, *rewards: Path) -> dict[str, Any
         max_nan_share=0.1,
     )
     out = scratch / "run"
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     rows = optimise_policy(
         base, file, scorers, Folders(out, out / "phases", out / "checkpoints", out / "logs"), config, seed=0
     )
@@ -162,5 +164,7 @@ def evaluation(base: Path, file: Path, scratch: Path, *rewards: Path) -> dict[st
 
 if __name__ == "__main__":
     out, task, *folders = sys.argv[1:]
+    Ranks.of_launch()
     made = {"greedy": greedy, "bfloat16": bfloat16, "loop": loop, "evaluation": evaluation}[task](*map(Path, folders))
-    Path(out).write_text(json.dumps(made))
+    if os.environ.get("RANK", "0") == "0":
+        Path(out).write_text(json.dumps(made))
