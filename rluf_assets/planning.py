@@ -173,14 +173,16 @@ def estimate_policy(candidate: str, config: OptimisationConfig, profile: Profile
     hours = _gpu_hours(steps * sampling, plan.mfu_sampling, profile)
     hours += _gpu_hours(steps * (scoring + update), plan.mfu_training, profile)
     copies = max(1, gpus // plan.tensor_parallel)
+    sharding = sharding_of(profile, "optimise_policy")
+    shards = gpus if sharding == "zero3" else 1
     width = 2 if needs.gpus_per_node else 4
     memory = {
-        **state_memory(shape, gpus, sharding_of(profile, "optimise_policy")),
+        **state_memory(shape, gpus, sharding),
         "activations": activation_memory(
             shape, min(config.forward_tokens, plan.micro_batch_tokens), width=width,
             checkpointing=plan.gradient_checkpointing, logits=True,
         ),
-        "reference and rewards": (shape.parameters + rewards) * width / gpus / GIB,
+        "reference and rewards": (shape.parameters + rewards) * width / shards / GIB,
         "sampling engine": shape.parameters * width / plan.tensor_parallel / GIB if gpus > 1 else 0.0,
         "KV cache": kv_cache_memory(
             shape, replies / copies, plan.prompt_tokens + config.max_new_tokens, plan.tensor_parallel
@@ -204,9 +206,10 @@ def estimate_evaluation(candidate: str, profile: Profile, needs: JobResources) -
     sampling, scoring = 2.0 * shape.parameters * sampled, 2.0 * rewards * scored
     hours = _gpu_hours(sampling, plan.mfu_sampling, profile) + _gpu_hours(scoring, plan.mfu_training, profile)
     width = 2 if needs.gpus_per_node else 4
+    shards = gpus if sharding_of(profile, "evaluate_candidate") == "zero3" else 1
     at_once = min(replies, config.completions_per_prompt * max(1, config.sampling_tokens // plan.prompt_tokens))
     memory = {
-        "weights": (shape.parameters + rewards) * width / gpus / GIB,
+        "weights": (shape.parameters / plan.tensor_parallel + rewards / shards) * width / GIB,
         "KV cache": kv_cache_memory(shape, at_once, plan.prompt_tokens + config.max_new_tokens, plan.tensor_parallel),
     }
     asset = f"offline_evaluation[{candidate}]"
@@ -231,8 +234,8 @@ def assumptions(profile: Profile) -> list[str]:
         f"activations are {'recomputed' if plan.gradient_checkpointing else 'kept'}",
         "training states: 16 bytes a parameter unsharded, 2 + 18 / GPUs with ZeRO-2, 18 / GPUs and the largest layer "
         "whole with ZeRO-3",
-        "train_reward shards as its launcher's accelerate_config says; that optimise_policy and evaluate_candidate spread "
-        "their models over several GPUs is assumed: as they come, every process holds them whole",
+        "models are sharded as the job's launcher's accelerate_config says: reference policy and reward models with ZeRO-3 "
+        "alone; a sampling engine over several GPUs is vLLM's",
     ]
 
 

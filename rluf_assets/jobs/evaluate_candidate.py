@@ -1,4 +1,4 @@
-"""Job: a candidate's replies to the evaluation prompts, judged and scored; some of them spoilt, as a control.
+"""Job: a candidate's replies to the evaluation prompts, judged and scored, on all ranks; some spoilt, as a control.
 
 Inputs `policy`, `evaluation_prompts`, `rewards/<objective>`.
 """
@@ -16,13 +16,15 @@ def run(job: Job) -> Produced:
 
     from rluf_assets.evaluation.degenerate import spoilt_sample
     from rluf_assets.policy.candidate import evaluate_candidate
-    from rluf_assets.rewards.scoring import RewardModel, device
+    from rluf_assets.policy.ranks import Ranks
+    from rluf_assets.policy.zero import Zero, load_scorer
 
     config = EvaluationConfig.model_validate(job.config)
     inputs = [name for name in job.spec.inputs if name.startswith("rewards/")]
     if not inputs:
         raise ArtifactMissing(f"{job.spec.name}: no input rewards/<objective>. Materialise the reward models first.")
-    scorers = {name.removeprefix("rewards/"): RewardModel.load(job.input(name), device=device()) for name in inputs}
+    ranks, zero = Ranks.of_launch(), Zero.of_launch(config.dtype)
+    scorers = {name.removeprefix("rewards/"): load_scorer(job.input(name), config.dtype, zero) for name in inputs}
     completions, scores = evaluate_candidate(
         job.input("policy"),
         job.input("evaluation_prompts") / "prompts.parquet",
@@ -30,13 +32,16 @@ def run(job: Job) -> Produced:
         config,
         seed=job.seed,
         report=job.progress,
+        ranks=ranks,
     )
-    completions.write_parquet(job.out / "completions.parquet")
-    scores.write_parquet(job.out / "scores.parquet")
+    written = {"completions": completions, "scores": scores}
     if config.love_objective in scorers and config.spoilt_replies:
         spoilt = spoilt_sample(completions, config.spoilt_replies, seed=job.seed)
         found = scorers[config.love_objective].score(spoilt["prompt"].to_list(), spoilt["completion"].to_list())
-        spoilt.drop("prompt").hstack(found).write_parquet(job.out / "spoilt.parquet")
+        written["spoilt"] = spoilt.drop("prompt").hstack(found)
+    if job.first_rank:
+        for name, frame in written.items():
+            frame.write_parquet(job.out / f"{name}.parquet")
     means = scores.group_by("objective").agg(pl.col("logit", "live_probability").mean()).sort("objective")
     metrics = {f"mean_logit_{row['objective']}": row["logit"] for row in means.iter_rows(named=True)}
     metrics |= {
@@ -49,4 +54,4 @@ def run(job: Job) -> Produced:
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, every_rank=True)

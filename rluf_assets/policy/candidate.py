@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +14,9 @@ from rluf_assets.errors import DataError
 from rluf_assets.policy.config import EvaluationConfig
 from rluf_assets.policy.engine import TransformersEngine
 from rluf_assets.policy.judges import JUDGES, judge_all
-from rluf_assets.policy.sampler import Samples
+from rluf_assets.policy.phases import score_rows
+from rluf_assets.policy.ranks import ALONE, Ranks
+from rluf_assets.policy.sampler import Samples, check_tensor_parallel
 from rluf_assets.rewards.scoring import device
 
 MEMBER_COLUMNS = ("member_live_probability", "disagreement")
@@ -35,24 +38,28 @@ def evaluate_candidate(
     *,
     seed: int,
     report: Callable[[int, int, str], None] = lambda done, total, what: None,
+    ranks: Ranks = ALONE,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Completions (one row each, with a column `judge_<name>` per rule judge) and scores (one per objective and reply;
     where the reward model has an ensemble, with its members' live probabilities and how much they disagree).
 
-    The same seed gives every candidate the same random numbers for the same prompt. Raises DataError without prompts.
+    The same seed gives every candidate the same random numbers for the same prompt. Sampled and scored in shares over
+    `ranks`. Raises DataError without prompts.
     """
     prompts = pl.read_parquet(prompts_file).filter(pl.col("split") == "evaluation").head(config.max_prompts or 2**31)
     if prompts.is_empty():
         raise DataError(f"{prompts_file}: no prompts of split 'evaluation'. Materialise evaluation_prompts again.")
-    engine = _engine(policy, config)
+    engine = _engine(policy, config, ranks)
     steps = 2 + len(scorers)
-    sampled = engine.sample(
+    draw = partial(
+        engine.sample,
         prompts["prompt"].to_list(),
         n=config.completions_per_prompt,
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
         seed=seed,
     )
+    sampled = ranks.spread(len(prompts), lambda share: draw(only=share), together=engine.together)
     report(1, steps, "sampled")
     completions = (
         prompts.select("prompt_id", "use_case", "prompt")
@@ -69,7 +76,7 @@ def evaluate_candidate(
     report(2, steps, "judged")
     scores = []
     for objective, scorer in scorers.items():
-        found = scorer.score(completions["prompt"].to_list(), completions["completion"].to_list(), members=True)
+        found = score_rows(scorer, completions, ranks, members=True)
         scores.append(
             pl.concat(
                 [
@@ -83,11 +90,12 @@ def evaluate_candidate(
     return completions, pl.concat(scores)
 
 
-def _engine(policy: Path, config: EvaluationConfig) -> Samples:
+def _engine(policy: Path, config: EvaluationConfig, ranks: Ranks) -> Samples:
     if config.engine == "vllm":
         from rluf_assets.policy.vllm_engine import VLLMEngine
 
-        return VLLMEngine(policy, config.vllm)
+        check_tensor_parallel(config.vllm, ranks)
+        return VLLMEngine(policy, config.vllm, ranks=ranks.size)
     return TransformersEngine(policy, device=device(), batch_tokens=config.sampling_tokens)
 
 

@@ -205,6 +205,7 @@ class EvaluationConfig(_Frozen):
     temperature: float = Field(1.0, ge=0, description="0: greedy")
     max_new_tokens: Positive = 48
     sampling_tokens: Positive = 6_144
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the reward models' passes")
     love_objective: str = Field("love", description="objective whose reward model is P[signal]")
     spoilt_replies: int = Field(200, ge=0, description="replies scored shuffled and truncated too, as a control")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -140,24 +140,30 @@ def _row(prompt: Prompt, completion_id: int, completion: Completion) -> dict[str
     }
 
 
+def score_rows(scorer: Any, rows: pl.DataFrame, ranks: Ranks = ALONE, **options: Any) -> pl.DataFrame:
+    """A reward model's columns for every row (`prompt_id`, `prompt`, `completion`), in the rows' order.
+
+    Whole prompts on each rank: a reward model reads a prompt once for all its replies.
+    """
+    rows = rows.select("prompt", "completion", pl.col("prompt_id").rle_id().alias("run"))
+    prompts = rows.partition_by("run", maintain_order=True)
+
+    def score(share: list[int]) -> list[pl.DataFrame]:
+        mine = pl.concat([prompts[i] for i in share]) if share else rows.clear()
+        found = scorer.score(mine["prompt"].to_list(), mine["completion"].to_list(), **options)
+        parts = found.with_columns(run=mine["run"]).partition_by("run", maintain_order=True)
+        return [part.drop("run") for part in parts]
+
+    parts = ranks.spread(len(prompts), score, in_step=True)
+    return pl.concat(parts) if parts else scorer.score([], [], **options)
+
+
 def raw_scores(sample: pl.DataFrame, scorers: Mapping[str, Scorer], ranks: Ranks = ALONE) -> pl.DataFrame:
     """Ids with `logit_<objective>` and `probability_<objective>` of every reply."""
     scores = sample.select("prompt_id", "completion_id", "group")
-    # Whole prompts on each rank: a reward model reads a prompt once for all its replies.
-    rows = sample.select("prompt", "completion", pl.col("prompt_id").rle_id().alias("run"))
-    prompts = rows.partition_by("run", maintain_order=True)
-
-    def score(scorer: Scorer, share: list[int]) -> list[pl.DataFrame]:
-        mine = pl.concat([prompts[i] for i in share]) if share else rows.clear()
-        found = scorer.score(mine["prompt"].to_list(), mine["completion"].to_list())
-        found = found.select(pl.col("logit", "probability").cast(pl.Float64), run=mine["run"])
-        return [part.drop("run") for part in found.partition_by("run", maintain_order=True)]
-
     for objective, scorer in scorers.items():
-        parts = ranks.spread(len(prompts), partial(score, scorer), in_step=True)
-        found = pl.concat(parts) if parts else pl.DataFrame(schema={"logit": pl.Float64, "probability": pl.Float64})
-        scores = scores.with_columns(found["logit"].alias(f"logit_{objective}"))
-        scores = scores.with_columns(found["probability"].alias(f"probability_{objective}"))
+        found = score_rows(scorer, sample, ranks).select(pl.col("logit", "probability").cast(pl.Float64))
+        scores = scores.hstack(found.rename({name: f"{name}_{objective}" for name in found.columns}))
     return scores
 
 

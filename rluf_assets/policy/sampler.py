@@ -111,21 +111,23 @@ def new_sampler(
     ranks: Ranks,
     zero: Zero | None,
 ) -> Sampler:
-    """The sampler that `config.engine` names; `folder` is scratch space for weights on their way to vLLM.
-
-    Raises ConfigError where the processes of a node are not a multiple of those that share one copy of the policy.
-    """
+    """The sampler that `config.engine` names; `folder` is scratch space for weights on their way to vLLM."""
     if config.engine == "vllm":
-        on_node = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size))
-        if ranks.size > 1 and on_node % config.vllm.tensor_parallel:
-            raise ConfigError(
-                f"vllm: tensor_parallel {config.vllm.tensor_parallel}, but {on_node} processes on a node: expected a "
-                "divisor of that, for so many of them share one copy of the policy."
-            )
+        check_tensor_parallel(config.vllm, ranks)
         return ByVllm(learner, base_policy, folder, config.vllm, ranks)
     if zero is not None and zero.shards_weights:
         return ByCopy(policy, base_policy, config)
     return InProcess(policy)
+
+
+def check_tensor_parallel(config: VllmConfig, ranks: Ranks) -> None:
+    """Raise ConfigError where a node's processes are no multiple of those that share one copy of the policy."""
+    on_node = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size))
+    if ranks.size > 1 and on_node % config.tensor_parallel:
+        raise ConfigError(
+            f"vllm: tensor_parallel {config.tensor_parallel}, but {on_node} processes on a node: expected a divisor of "
+            "that, for so many of them share one copy of the policy."
+        )
 
 
 def new_engine(folder: Path, config: OptimisationConfig) -> TransformersEngine:

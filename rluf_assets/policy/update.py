@@ -88,15 +88,17 @@ def loss_pieces(
 ) -> list[Piece]:
     """One step's loss as the functions whose values add up to it, one batch of like lengths each, the same on every rank.
 
-    `forward_tokens` is for all ranks together, so that each has its share of a step.
+    A batch has up to `forward_tokens`, and less where that would leave a rank without one.
     """
     pieces: list[Piece] = []
-    tokens = config.forward_tokens // ranks
     for group in groups:
         rows = share.filter(pl.col("group") == group.name)
         if rows.is_empty():
             continue
         pairs = engine.encode_pairs(rows["prompt"].to_list(), completions_of(rows), config.max_new_tokens)
+        tokens = config.forward_tokens
+        if ranks > 1:
+            tokens = min(tokens, sum(map(_size, pairs)) // ranks)
         if config.optimiser == "codpo":
             pieces += _pair_pieces(engine, rows, pairs, group, config, reference, tokens)
             continue

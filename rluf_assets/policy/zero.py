@@ -31,7 +31,7 @@ class Zero:
     config: dict[str, Any]
 
     @staticmethod
-    def of_launch(dtype: str, max_gradient_norm: float) -> Zero | None:
+    def of_launch(dtype: str, max_gradient_norm: float = 1.0) -> Zero | None:
         """As `accelerate launch` says (`zero2.yaml`, `zero3.yaml` or a DeepSpeed file of one's own), whose ranks this one
         joins; None without it.
 

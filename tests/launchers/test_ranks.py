@@ -22,12 +22,19 @@ RANKS = 2
 
 def launch(spec: JobSpec, ranks: int = RANKS, accelerate_config: str = "ddp") -> subprocess.CompletedProcess[str]:
     """The job as a launcher starts it for that many processes, on this machine's CPU."""
+    command, environment = launch_command(spec, ranks, accelerate_config)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+def launch_command(
+    spec: JobSpec, ranks: int = RANKS, accelerate_config: str = "ddp"
+) -> tuple[list[str], dict[str, str]]:
+    """What `launch` runs, and in which environment."""
     needs = spec.resources.model_copy(update={"gpus_per_node": ranks if ranks > 1 else 0, "cpus": ranks})
     request = Request((spec.model_copy(update={"resources": needs}),), accelerate_config)
     request.prepare()
     command = job_command(sys.executable, request)
-    environment = {**os.environ, **job_environment(1)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return command, {**os.environ, **job_environment(1)}
 
 
 def test_two_ranks_train_the_reward_model_that_one_trains(tiny_home: Path, tmp_path: Path) -> None:

@@ -9,10 +9,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from rluf_assets.policy.base import train_base_policy
+from tests.policy.conftest import TINY
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -20,11 +25,13 @@ ROOT = Path(__file__).parents[2]
 MEAN_TOLERANCE, MAX_TOLERANCE = 0.02, 0.25
 
 
-def run(python: str, task: str, base: Path, prompts: Path, scratch: Path, *rewards: Path) -> dict[str, Any]:
-    """Figures of one task of vllm_comparison.py, in a process of its own."""
+def run(
+    python: str, task: str, base: Path, prompts: Path, scratch: Path, *rewards: Path, launch: Sequence[str] = ("-m",)
+) -> dict[str, Any]:
+    """Figures of one task of vllm_comparison.py, in a process of its own, or in several by `launch`."""
     out, arguments = scratch / "figures.json", (base, prompts, scratch, *rewards)
     done = subprocess.run(
-        [python, "-m", "tests.policy.vllm_comparison", str(out), task, *map(str, arguments)],
+        [python, *launch, "tests.policy.vllm_comparison", str(out), task, *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
@@ -71,3 +78,29 @@ def test_a_candidate_is_evaluated_by_vllm(
     found = run(vllm_python, "evaluation", base, prompts_file, tmp_path, *reward_folders.values())
     assert found["equal"] == found["replies"] == 40 and found["same_verdicts"]
     assert found["logit_difference"] < 1e-4
+
+
+def test_two_processes_share_a_copy_of_the_policy_or_have_one_each(
+    vllm_python: str, logs: list[Path], prompts_file: Path, reward_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    base = tmp_path / "base"  # with two attention heads, to be split
+    base.mkdir()
+    config = TINY.model_copy(update={"hidden_size": 64})
+    train_base_policy(logs, base, config, seed=0, checkpoints=tmp_path / "checkpoints", report=lambda *_: None)
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(files("resources.profiles.accelerate") / "ddp.yaml"),
+    ]
+    launch += ["--num_machines", "1", "--num_processes", "2", "--num_cpu_threads_per_process", "1"]
+    launch += ["--main_process_port", "0", "--module"]
+    found = {}
+    for shared in (1, 2):
+        folder = tmp_path / f"by_{shared}"
+        folder.mkdir()
+        task = f"loop_{shared}"
+        found[shared] = run(vllm_python, task, base, prompts_file, folder, *reward_folders.values(), launch=launch)
+    assert found[1]["learned"] == found[2]["learned"] == [16, 16, 16]
+    assert abs(found[2]["kl_mean"][0]) < 1e-3 < found[2]["kl_mean"][2]
+    assert found[1]["reward"] == pytest.approx(found[2]["reward"], abs=1e-3)

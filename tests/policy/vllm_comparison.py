@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +118,14 @@ def bfloat16(base: Path, file: Path, scratch: Path) -> dict[str, Any]:
     return found
 
 
-def loop(base: Path, file: Path, scratch: Path, *rewards: Path) -> dict[str, Any]:
+def loop(base: Path, file: Path, scratch: Path, *rewards: Path, tensor_parallel: int = 1) -> dict[str, Any]:
     from rluf_assets.policy.loop import Folders, optimise_policy
     from rluf_assets.rewards.scoring import RewardModel
 
     scorers = dict(zip(("helpfulness", "love"), map(RewardModel.load, rewards), strict=True))
     config = OptimisationConfig(
         engine="vllm",
-        vllm=VllmConfig(dtype="float32", tensor_parallel=int(os.environ.get("TENSOR_PARALLEL", "1"))),
+        vllm=VllmConfig(dtype="float32", tensor_parallel=tensor_parallel),
         weights={"helpfulness": 0.7, "love": 0.3},
         iterations=3,
         prompts_per_iteration=16,
@@ -165,6 +166,9 @@ def evaluation(base: Path, file: Path, scratch: Path, *rewards: Path) -> dict[st
 if __name__ == "__main__":
     out, task, *folders = sys.argv[1:]
     Ranks.of_launch()
-    made = {"greedy": greedy, "bfloat16": bfloat16, "loop": loop, "evaluation": evaluation}[task](*map(Path, folders))
+    tasks = {"greedy": greedy, "bfloat16": bfloat16, "loop": loop, "evaluation": evaluation}
+    # In several processes, one copy of the policy for each or between them.
+    tasks |= {f"loop_{shared}": partial(loop, tensor_parallel=shared) for shared in (1, 2)}
+    made = tasks[task](*map(Path, folders))
     if os.environ.get("RANK", "0") == "0":
         Path(out).write_text(json.dumps(made))
