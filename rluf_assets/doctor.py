@@ -20,6 +20,7 @@ from resources.places import data_folder, locate
 from resources.profiles import SETTINGS_FILE, LoggedSettings, Profile, load_candidates, load_profile
 from rluf_assets.errors import RlufError
 from rluf_assets.feedback.sources import find
+from rluf_assets.workbench import REWARDS
 
 PLANES = {
     "control plane": ("dagster", "polars", "great-expectations", "plotly"),
@@ -128,7 +129,7 @@ def _models(profile: Profile, home: Path) -> Iterator[Finding]:
         there = (Path(checkpoint) / "config.json").exists()
         found = checkpoint if there else f"no config.json under {checkpoint}"
         yield Finding("ok" if there else "mend", "base policy", found, "mend base_policy.checkpoint")
-    for name in ("p_love", "helpfulness_reward", "safety_reward"):
+    for name in REWARDS.values():
         base = getattr(profile, name).base
         if base is None:
             continue

@@ -14,9 +14,10 @@ import dagster as dg
 
 from resources.profiles import Profile, load_candidates, load_profile
 from rluf_assets.materialise import Unit
+from rluf_assets.workbench import REWARDS
 
 DEFAULT_HOME = "rluf-demo"
-EXPERT_OBJECTIVES = ("helpfulness", "safety")
+EXPERT_OBJECTIVES = tuple(objective for objective in REWARDS if objective != "love")
 
 
 @cache
@@ -60,9 +61,7 @@ def all_units() -> list[Unit]:
         Unit(("evaluation_prompts",)),
         Unit(("base_policy",)),
         *(Unit(("preference_pairs",), partition=objective) for objective in EXPERT_OBJECTIVES),
-        Unit(("p_love",)),
-        Unit(("helpfulness_reward",)),
-        Unit(("safety_reward",)),
+        *(Unit((model,)) for model in REWARDS.values()),
         Unit(("signal_audit",)),
         Unit(("past_launches",)),
         *(Unit(("crraft_policy",), partition=name) for name in names),

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 
 from resources.launchers.spec import JobResources
 from resources.profiles import LoggedSettings, Profile
-from rluf_assets.planning import REWARDS, Estimate, estimate_base, estimate_evaluation, estimate_policy, estimate_reward
+from rluf_assets.planning import ROLES, Estimate, estimate_base, estimate_evaluation, estimate_policy, estimate_reward
 from rluf_assets.policy.config import OptimisationConfig
+from rluf_assets.workbench import REWARDS
 
 LOGS = (
     ("ingest", "raw_messages[DAY]"),
@@ -42,7 +43,7 @@ def estimates(profile: Profile, candidates: Mapping[str, OptimisationConfig]) ->
     for job, asset in LOGS if logged else (("play_production", "production_store"), *LOGS):
         yield Estimate(job, asset, needs(job))
     yield estimate_base(profile, needs("train_base_policy"))
-    for asset, role in zip(("p_love", "helpfulness_reward", "safety_reward"), REWARDS, strict=True):
+    for asset, role in zip(REWARDS.values(), ROLES, strict=True):
         yield estimate_reward(asset, role, getattr(profile, asset), profile, needs("train_reward"))
     for name, config in candidates.items():
         yield estimate_policy(name, config, profile, needs("optimise_policy"))

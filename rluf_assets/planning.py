@@ -19,9 +19,10 @@ from resources.profiles.accelerate import read_accelerate_config
 from resources.profiles.plan import ModelShape, PlanSettings
 from rluf_assets.policy.config import BasePolicyConfig, OptimisationConfig
 from rluf_assets.rewards.config import RewardConfig
+from rluf_assets.workbench import REWARDS
 
 GIB = 2**30
-REWARDS = ("p_love", "helpfulness", "safety")
+ROLES = tuple(objective if objective != "love" else "p_love" for objective in REWARDS)
 Sharding = Literal["none", "zero2", "zero3"]
 
 
@@ -164,7 +165,7 @@ def estimate_policy(candidate: str, config: OptimisationConfig, profile: Profile
     reply = int(config.max_new_tokens * plan.reply_share)
     length = plan.prompt_tokens + reply
     replies = config.prompts_per_iteration * config.completions_per_prompt
-    rewards = sum(plan.models.get(role, shape).parameters for role in REWARDS)
+    rewards = sum(plan.models.get(role, shape).parameters for role in ROLES)
     sampled = config.prompts_per_iteration * plan.prompt_tokens + replies * reply
     sampling = 2.0 * shape.parameters * sampled
     scoring = 2.0 * replies * length * (rewards + 2 * shape.parameters)
@@ -200,7 +201,7 @@ def estimate_evaluation(candidate: str, profile: Profile, needs: JobResources) -
     prompts = config.max_prompts or profile.evaluation_prompts.evaluation_prompts
     reply = int(config.max_new_tokens * plan.reply_share)
     replies = prompts * config.completions_per_prompt
-    rewards = sum(plan.models.get(role, shape).parameters for role in REWARDS)
+    rewards = sum(plan.models.get(role, shape).parameters for role in ROLES)
     sampled = prompts * plan.prompt_tokens + replies * reply
     scored = replies * (plan.prompt_tokens + reply)
     sampling, scoring = 2.0 * shape.parameters * sampled, 2.0 * rewards * scored
@@ -222,7 +223,7 @@ def assumptions(profile: Profile) -> list[str]:
     plan = profile.plan
     shapes = {
         "policy": policy_shape(profile),
-        **{role: plan.models.get(role, policy_shape(profile)) for role in REWARDS},
+        **{role: plan.models.get(role, policy_shape(profile)) for role in ROLES},
     }
     return [
         *[f"{role}: {shape.parameters / 1e9:.3g} billion parameters" for role, shape in shapes.items()],

@@ -9,11 +9,12 @@ from resources.stage import Work
 from rluf_assets.assets.common import OWNERS, Production, Result, StageRunner, days_of, each_candidate
 from rluf_assets.assets.policy import crraft_policy, rewards_of
 from rluf_assets.assets.reaction_logs import validated_replies
-from rluf_assets.assets.reward_models import helpfulness_reward, p_love, safety_reward
+from rluf_assets.assets.reward_models import p_love
 from rluf_assets.assets.signals import evaluation_prompts, signal_set
 from rluf_assets.evaluation.logged_arms import ArmsConfig
 from rluf_assets.lake import Lake
 from rluf_assets.partitions import CANDIDATES, profile
+from rluf_assets.workbench import REWARDS
 
 EVALUATION: dict[str, Any] = {"group_name": "evaluation", "owners": OWNERS, "code_version": "1"}
 _SETTINGS = profile().production
@@ -26,7 +27,7 @@ ARMS = isinstance(_SETTINGS, LoggedSettings) and _SETTINGS.past_launches is None
     **EVALUATION,
     kinds={"torch"},
     partitions_def=CANDIDATES,
-    deps=[crraft_policy, evaluation_prompts, p_love, helpfulness_reward, safety_reward],
+    deps=[crraft_policy, evaluation_prompts, *REWARDS.values()],
 )
 def offline_evaluation(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
     """One row per prompt x completion x objective: the candidate's completions, scored and judged."""
@@ -101,9 +102,7 @@ def offline_online_backtest(context: dg.AssetExecutionContext, stage: StageRunne
         ab_test_readout,
         offline_online_backtest,
         signal_set,
-        p_love,
-        helpfulness_reward,
-        safety_reward,
+        *REWARDS.values(),
     ],
 )
 def release_report(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:

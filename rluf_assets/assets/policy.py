@@ -5,7 +5,7 @@ import dagster as dg
 from resources.profiles import candidate_config
 from resources.stage import Work
 from rluf_assets.assets.common import OWNERS, Result, StageRunner
-from rluf_assets.assets.reward_models import base_policy, helpfulness_reward, p_love, safety_reward
+from rluf_assets.assets.reward_models import base_policy
 from rluf_assets.assets.signals import evaluation_prompts
 from rluf_assets.lake import Artifact, Lake
 from rluf_assets.partitions import CANDIDATES, home, profile
@@ -24,7 +24,7 @@ def rewards_of(lake: Lake) -> dict[str, Artifact]:
     kinds={"torch", "huggingface"},
     code_version="1",
     pool="gpu",
-    deps=[base_policy, evaluation_prompts, p_love, helpfulness_reward, safety_reward],
+    deps=[base_policy, evaluation_prompts, *REWARDS.values()],
 )
 def crraft_policy(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
     """A causal language model optimised with a candidate's weights; one row of metrics per iteration."""

@@ -13,8 +13,9 @@ from rluf_assets.assets.reaction_logs import validated_replies
 from rluf_assets.assets.signals import preference_pairs, signal_set
 from rluf_assets.feedback.sources import hash_files
 from rluf_assets.lake import Artifact, content_hash
-from rluf_assets.partitions import home, profile
+from rluf_assets.partitions import EXPERT_OBJECTIVES, home, profile
 from rluf_assets.rewards.config import RewardConfig
+from rluf_assets.workbench import REWARDS
 
 MODELS: dict[str, Any] = {
     "group_name": "reward_models",
@@ -55,22 +56,25 @@ def p_love(context: dg.AssetExecutionContext, stage: StageRunner) -> dg.Material
     return train_and_compare(context, stage, Work("train_reward", config, inputs))
 
 
-@dg.asset(**MODELS, deps=[_pairs_of("helpfulness"), *_own_base(profile().helpfulness_reward)])
-def helpfulness_reward(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
-    """A Bradley-Terry reward model of experts' judgement of helpfulness."""
-    return stage.run(context, _pair_work(stage, "helpfulness"))
+def _pair_model(objective: str) -> dg.AssetsDefinition:
+    """The reward model of one expert objective; its settings are the profile's of the same name."""
+    name = REWARDS[objective]
+
+    @dg.asset(
+        **MODELS,
+        name=name,
+        description=f"A Bradley-Terry reward model of experts' judgement of {objective}.",
+        deps=[_pairs_of(objective), *_own_base(getattr(profile(), name))],
+    )
+    def model(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
+        config, base = _base_of(stage, getattr(profile(), name))
+        pairs = stage.lake.current("preference_pairs", objective)
+        return stage.run(context, Work("train_reward", config, {**base, "preference_pairs": pairs}))
+
+    return model
 
 
-@dg.asset(**MODELS, deps=[_pairs_of("safety"), *_own_base(profile().safety_reward)])
-def safety_reward(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
-    """A Bradley-Terry reward model of experts' judgement of safety."""
-    return stage.run(context, _pair_work(stage, "safety"))
-
-
-def _pair_work(stage: StageRunner, objective: str) -> Work:
-    settings = profile().helpfulness_reward if objective == "helpfulness" else profile().safety_reward
-    config, base = _base_of(stage, settings)
-    return Work("train_reward", config, {**base, "preference_pairs": stage.lake.current("preference_pairs", objective)})
+PAIR_MODELS = [_pair_model(objective) for objective in EXPERT_OBJECTIVES]
 
 
 def _base_of(stage: StageRunner, config: RewardConfig) -> tuple[RewardConfig, dict[str, Artifact | InputArtifact]]:
