@@ -21,11 +21,11 @@ pytestmark = pytest.mark.slow
 SETTINGS = {**LOGS_ONLY, "production": {**LOGS_ONLY["production"], "days": 3}}  # type: ignore[dict-item]
 
 
-def wait(condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
-    for _ in range(int(seconds * 4)):
+def wait(condition: Callable[[], bool], what: str, seconds: float = 300, every_s: float = 0.25) -> None:
+    for _ in range(int(seconds / every_s)):
         if condition():
             return
-        time.sleep(0.25)
+        time.sleep(every_s)
     raise AssertionError(f"{what}: not within {seconds} s")
 
 

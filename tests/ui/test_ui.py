@@ -22,6 +22,7 @@ from tests.ui.server import BAD_DAY, COPY, add_candidate, plant_bad_day, running
 pytestmark = pytest.mark.slow
 WAIT_MS = 300_000  # a busy machine; nothing here waits for a fixed time
 PICTURE_LIMIT = 300_000
+GRAPH_HEIGHT = 1180
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +93,13 @@ def test_the_graph_is_seen_whole(page: Page, tmp_path: Path) -> None:
     page.goto("/asset-groups")
     for group in ("reaction_logs", "signals", "reward_models", "policy", "evaluation"):
         expect(page.get_by_text(group).first).to_be_visible()
-    page.get_by_text("Hide navigation").click()  # room for the graph
-    page.get_by_role("button", name="Hide sidebar").click()
+    page.set_viewport_size({"width": 1440, "height": GRAPH_HEIGHT})  # room for the graph: its names are to be read
+    page.locator("button:has([aria-label='panel_show_right'])").last.click()
+    page.get_by_text("Hide navigation").click()
     page.keyboard.press("Alt+e")  # expand all groups
     for asset in ("raw_reactions", "signal_audit", "p_love", "crraft_policy", "released_policy"):
         expect(page.get_by_text(asset).first).to_be_visible()
-    picture(page, "graph", tmp_path, settle_s=15)
+    picture(page, "graph", tmp_path, height=GRAPH_HEIGHT, settle_s=15)
 
 
 def test_an_asset_is_materialised_and_its_report_opened(page: Page, tmp_path: Path) -> None:
@@ -105,8 +107,8 @@ def test_an_asset_is_materialised_and_its_report_opened(page: Page, tmp_path: Pa
     expect(page.get_by_text("One row per candidate signal").first).to_be_visible()
     materialise(page, "signal_audit")
     expect(state(page, "Success")).to_be_visible()
-    page.reload()  # without the notice that it was launched
-    expect(state(page, "Success")).to_be_visible()
+    page.mouse.move(720, 5)  # the notice that it was launched stays while the mouse is on it
+    expect(page.get_by_text("Launched run")).to_be_hidden()
     picture(page, "run", tmp_path)
 
     page.goto("/assets/signal_audit?view=events")
