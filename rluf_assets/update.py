@@ -81,7 +81,8 @@ def follow(defs: dg.Definitions, instance: dg.DagsterInstance, home: Path, first
     cursor, kept = _read(memory)
     owed = [unit for unit in kept if unit != first and is_there(graph, instance, unit)]
     if cursor is None:
-        cursor = _tick(defs, instance, None)[1]
+        asked, cursor = _tick(defs, instance, None)
+        owed = list(units_of(asked))  # days that were brought in and not validated
     failed: list[Unit] = []
     units, why = [first], dict.fromkeys([first], "it arrived")
     while units:

@@ -141,3 +141,27 @@ def _parse(where: str, words: list[str]) -> None:
 
 def _targets() -> set[str]:
     return set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def numbers(cell: str) -> list[float]:
+    return [float(found) for found in re.findall(r"[+-]?\d+(?:\.\d+)?", cell)]
+
+
+def test_the_readme_s_table_is_that_of_the_results() -> None:
+    rows = [
+        line.strip("| ").split(" | ")
+        for line in (ROOT / "docs" / "results.md").read_text().splitlines()
+        if "| " in line
+    ]
+    header = next(cells for cells in rows if cells[0] == "figure")
+    results = {cells[0]: dict(zip(header, cells, strict=False)) for cells in rows}
+    readme = [
+        line.strip("| ").split(" | ") for line in (ROOT / "README.md").read_text().splitlines() if "| seed " in line
+    ]
+    assert [cells[0] for cells in readme] == header[2:]
+    for seed, moderate, aggressive, farewells, verdicts in readme:
+        for name, cell in (("moderate", moderate), ("aggressive", aggressive)):
+            assert numbers(cell) == pytest.approx(numbers(results[f"{name}: love change"][seed]), abs=0.51)
+        found = [numbers(results[f"{name}: farewell rate"][seed])[0] for name in ("baseline", "moderate", "aggressive")]
+        assert numbers(farewells) == pytest.approx(found, abs=0.051)
+        assert verdicts.split(", ") == [results[f"{name}: decision"][seed] for name in ("moderate", "aggressive")]

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 SETTINGS = {**LOGS_ONLY, "production": {**LOGS_ONLY["production"], "days": 3}}  # type: ignore[dict-item]
 
 
-def wait(condition: Callable[[], bool], what: str, seconds: float = 300, every_s: float = 0.25) -> None:
+def wait(condition: Callable[[], bool], what: str, seconds: float = 900, every_s: float = 0.25) -> None:
     for _ in range(int(seconds / every_s)):
         if condition():
             return
