@@ -71,7 +71,8 @@ def _pair_model(objective: str) -> dg.AssetsDefinition:
         pairs = stage.lake.current("preference_pairs", objective)
         return stage.run(context, Work("train_reward", config, {**base, "preference_pairs": pairs}))
 
-    return model
+    made: dg.AssetsDefinition = model
+    return made
 
 
 PAIR_MODELS = [_pair_model(objective) for objective in EXPERT_OBJECTIVES]
