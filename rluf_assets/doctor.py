@@ -7,10 +7,12 @@ written to, the scheduler's own command is asked.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +33,7 @@ PLANES = {
 NEEDED = ("control plane", "extra train")
 SCHEDULERS = {"slurm": ("sinfo",), "kubernetes": ("kubectl", "version")}
 FREE_GB = 5
+BUILD_MINUTES = 20
 _TORCH = (
     "import json, torch; print(json.dumps([torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]))"
 )
@@ -49,7 +52,7 @@ class Finding:
 def examine(home: Path) -> list[Finding]:
     """All findings for this installation and this home folder; nothing in the home is changed."""
     profile, settings = _settings(home)
-    findings = [_python(), *_packages(), _accelerators(), *_schedulers(profile), settings]
+    findings = [_python(), *_packages(), _accelerators(), *_stale_builds(), *_schedulers(profile), settings]
     return [*findings, _writable(home), *_models(profile, home), *_sources(profile, home)] if profile else findings
 
 
@@ -83,6 +86,17 @@ def _accelerators() -> Finding:
     if not names:
         return Finding("note", "GPU", "none that torch sees", "profiles tiny and laptop need none")
     return Finding("ok", "GPU", ", ".join(names))
+
+
+def _stale_builds() -> Iterator[Finding]:
+    """Locks of builds that a kill cut short: every later job would wait for one, and say nothing."""
+    cache = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
+    for lock in sorted(cache.glob("**/lock")):
+        minutes = (time.time() - lock.stat().st_mtime) / 60
+        if minutes > BUILD_MINUTES:
+            yield Finding(
+                "mend", "DeepSpeed's build", f"{lock} is {minutes:.0f} minutes old", "remove it: jobs wait for it"
+            )
 
 
 def _schedulers(profile: Profile | None) -> Iterator[Finding]:

@@ -96,3 +96,15 @@ def test_doctor_finds_nothing_to_mend_here_and_names_a_broken_setting(tmp_path: 
     assert broken.returncode == 1
     assert "MEND  settings" in broken.stdout
     assert "did you mean 'signal_set'" in broken.stdout
+
+
+def test_doctor_finds_the_lock_of_a_build_that_a_kill_cut_short(tmp_path: Path) -> None:
+    lock = tmp_path / "py311_cpu" / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    env = {"TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    assert str(lock) not in run_rluf("doctor", "--home", str(tmp_path), env=env).stdout, "a build that is under way"
+    os.utime(lock, (time.time() - 3600,) * 2)
+    done = run_rluf("doctor", "--home", str(tmp_path), env=env)
+    assert done.returncode == 1
+    assert "MEND  DeepSpeed's build" in done.stdout and "60 minutes old" in done.stdout
