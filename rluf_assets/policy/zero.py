@@ -36,8 +36,10 @@ class Zero:
         joins; None without it.
 
         `dtype` bfloat16: passes and their weights, the optimiser's being float32. Raises ConfigError for a stage that
-        is not 1 to 3.
+        is not 1 to 3, and for FSDP, under which only reward models are trained.
         """
+        if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
+            raise ConfigError("accelerate_config: FSDP, expected ddp, zero2 or zero3 for a job that runs a policy.")
         if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") != "true":
             return None
         from accelerate.utils import DeepSpeedPlugin
