@@ -14,14 +14,29 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
+import torch
 import yaml
 from scipy import stats
 
+from rluf_assets.lake import Lake
+from rluf_assets.policy.engine import TransformersEngine
+from rluf_assets.policy.judges import DEFAULT_JUDGES, judge_all
+from rluf_assets.rewards.scoring import RewardModel
+from rluf_assets.simulation import live
+from rluf_assets.simulation.config import LiveTestConfig
+from rluf_assets.simulation.contexts import draw_contexts
+from rluf_assets.simulation.production import LIVE_STREAM
+from rluf_assets.workbench import REWARDS
+
 WEIGHTS = {"helpfulness": 0.7, "safety": 0.3, "love": 0.3}
+NEW_TOKENS = 48
 OPTIMISERS = ("none", "raft", "crraft", "crpg", "codpo")
 # The laptop profile's step size and KL_max on a third of its logs and two thirds of its steps.
 SETTINGS = {
@@ -54,6 +69,16 @@ def prepare(home: Path, seed: int) -> None:
     (home / "candidates.yaml").write_text(yaml.safe_dump({"candidates": candidates}))
 
 
+def make_home(root: Path, seed: int) -> Path:
+    """The finished home of a seed under `root`; what lies there already is used again."""
+    home = (root / f"seed-{seed}").resolve()
+    prepare(home, seed)
+    # The code location is of one home: a process for each.
+    command = [sys.executable, "-m", "benchmarks.siblings", "--home", str(home), "--only-make", str(seed)]
+    subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
+    return home
+
+
 def materialise(home: Path) -> None:
     """Logs, reward models and candidates; one job at a time, so that wall times can be compared."""
     from rluf_assets.demo import load_code_location, make_folders
@@ -76,61 +101,68 @@ def materialise(home: Path) -> None:
         raise SystemExit("\n".join(failed))
 
 
-def measure(home: Path, seed: int, contexts_n: int) -> dict[str, dict[str, float]]:
-    """Optimiser -> figures of its replies, one to each context."""
-    import torch
+@dataclass
+class Yardstick:
+    """What policies are measured with: fresh contexts, the truth, the reward models, and the base policy's figures."""
 
-    from rluf_assets.lake import Lake
-    from rluf_assets.policy.engine import TransformersEngine
-    from rluf_assets.policy.judges import DEFAULT_JUDGES, judge_all
-    from rluf_assets.rewards.scoring import RewardModel
-    from rluf_assets.simulation import live
-    from rluf_assets.simulation.config import LiveTestConfig
-    from rluf_assets.simulation.contexts import draw_contexts
-    from rluf_assets.simulation.production import LIVE_STREAM
-    from rluf_assets.workbench import REWARDS
+    home: Path
+    seed: int
+    contexts: pl.DataFrame
+    reference: TransformersEngine
+    scorers: dict[str, RewardModel]
+    scales: dict[str, dict[str, float]]
+    base_love: float = 0.0
+    base_expected: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
-    torch.set_num_threads(1)
-    lake = Lake(str(home / "lake"))
-    contexts = draw_contexts(LiveTestConfig(arm="siblings", contexts=contexts_n), seed, LIVE_STREAM)
-    prompts, weight = contexts["prompt"].to_list(), contexts["weight"].to_numpy() / contexts["weight"].sum()
-    reference = TransformersEngine(lake.current("base_policy").uri)
-    scorers = {objective: RewardModel.load(lake.current(asset).uri) for objective, asset in REWARDS.items()}
-    scales = json.loads(Path(lake.current("crraft_policy", "crraft").path("objectives.json")).read_text())
-    found: dict[str, dict[str, float]] = {}
-    base_expected = np.zeros(0)
-    for name in OPTIMISERS:
-        artifact = lake.current("crraft_policy", name)
-        engine = TransformersEngine(artifact.uri)
-        replies = [row[0] for row in engine.sample(prompts, n=1, max_new_tokens=48, seed=seed)]
-        texts = [reply.text for reply in replies]
-        reward = np.zeros(len(texts))
-        for objective, scorer in scorers.items():
+    @classmethod
+    def of(cls, home: Path, seed: int, contexts: int) -> Yardstick:
+        torch.set_num_threads(1)
+        lake = Lake(str(home / "lake"))
+        drawn = draw_contexts(LiveTestConfig(arm="siblings", contexts=contexts), seed, LIVE_STREAM)
+        scorers = {objective: RewardModel.load(lake.current(asset).uri) for objective, asset in REWARDS.items()}
+        scales = json.loads(Path(lake.current("crraft_policy", "crraft").path("objectives.json")).read_text())
+        return cls(home, seed, drawn, TransformersEngine(lake.current("base_policy").uri), scorers, scales)
+
+    def rewards(self, prompts: list[Any], texts: list[str]) -> np.ndarray:
+        """CRRAFT's reward r of each reply: weighted z-scores."""
+        total = np.zeros(len(texts))
+        for objective, scorer in self.scorers.items():
             logit = scorer.score(prompts, texts)["logit"].to_numpy()
-            z = (logit - scales["mean"][objective]) / scales["std"][objective]
-            reward += WEIGHTS[objective] * z
+            total += WEIGHTS[objective] * (logit - self.scales["mean"][objective]) / self.scales["std"][objective]
+        return total
+
+    def read(self, folder: str, wall_s: float) -> dict[str, float]:
+        """Figures of a policy's replies, one to each context. The base policy is read first."""
+        prompts = self.contexts["prompt"].to_list()
+        weight = self.contexts["weight"].to_numpy() / self.contexts["weight"].sum()
+        sampled = TransformersEngine(folder).sample(prompts, n=1, max_new_tokens=NEW_TOKENS, seed=self.seed)
+        replies = [row[0] for row in sampled]
+        texts = [reply.text for reply in replies]
         failed = [
             not all(verdict.passed for verdict in judge_all(prompt, text, DEFAULT_JUDGES).values())
             for prompt, text in zip(prompts, texts, strict=True)
         ]
-        table = live.true_rates(contexts, live.read_replies(contexts, texts))
+        table = live.true_rates(self.contexts, live.read_replies(self.contexts, texts))
         rates, expected = live.mean_rates(table), table["expected_love"].to_numpy()
-        base_expected = expected if name == "none" else base_expected
-        low, high = change_interval(weight, expected, base_expected, seed)
-        ratio = np.array([reply.logprob for reply in replies]) - reference.logprobs(prompts, replies, max_new_tokens=48)
-        base_love = found["none"]["love"] if found else rates["love_rate"]
-        found[name] = {
-            "reward": float(weight @ reward),
+        if not self.base_love:
+            self.base_love, self.base_expected = rates["love_rate"], expected
+        low, high = change_interval(weight, expected, self.base_expected, self.seed)
+        reference = self.reference.logprobs(prompts, replies, max_new_tokens=NEW_TOKENS)
+        return {
+            "reward": float(weight @ self.rewards(prompts, texts)),
             "love": rates["love_rate"],
-            "love_change": rates["love_rate"] / base_love - 1,
+            "love_change": rates["love_rate"] / self.base_love - 1,
             "love_change_low": low,
             "love_change_high": high,
             "violations": float(weight @ np.array(failed, dtype=float)),
             **{key: rates[key] for key in ("farewell_rate", "helpful_rate", "harmful_compliance_rate")},
-            "kl": float(weight @ ratio),
-            "wall_s": float(artifact.manifest["wall_s"]),
+            "kl": float(weight @ (np.array([reply.logprob for reply in replies]) - reference)),
+            "wall_s": wall_s,
         }
-    return found
+
+    def read_candidate(self, name: str) -> dict[str, float]:
+        artifact = Lake(str(self.home / "lake")).current("crraft_policy", name)
+        return self.read(artifact.uri, float(artifact.manifest["wall_s"]))
 
 
 def change_interval(weight: np.ndarray, love: np.ndarray, base: np.ndarray, seed: int) -> tuple[float, float]:
@@ -141,10 +173,10 @@ def change_interval(weight: np.ndarray, love: np.ndarray, base: np.ndarray, seed
     return float(low), float(high)
 
 
-def page(found: list[dict[str, dict[str, float]]]) -> str:
+def page(found: list[dict[str, dict[str, float]]], names: Sequence[str] = OPTIMISERS) -> str:
     """The Markdown table: one row per optimiser, mean and 95% t interval over seeds."""
     lines = ["| | " + " | ".join(label for _, label, _ in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for name in OPTIMISERS:
+    for name in names:
         cells = [_cell([seed[name][key] for seed in found], form) for key, _, form in COLUMNS]
         if len(found) == 1 and name != "none":
             at = [key for key, _, _ in COLUMNS].index("love_change")
@@ -175,12 +207,9 @@ def main() -> None:
         root = given.home or Path(temporary)
         found: list[dict[str, dict[str, Any]]] = []
         for seed in given.seeds:
-            home = (root / f"seed-{seed}").resolve()
-            prepare(home, seed)
-            # The code location is of one home: a process for each.
-            command = [sys.executable, "-m", "benchmarks.siblings", "--home", str(home), "--only-make", str(seed)]
-            subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
-            found.append(measure(home, seed, given.contexts))
+            home = make_home(root, seed)
+            yardstick = Yardstick.of(home, seed, given.contexts)
+            found.append({name: yardstick.read_candidate(name) for name in OPTIMISERS})
             print(f"\nseed {seed}\n\n{page(found[-1:])}", flush=True)
     print(f"\n{len(found)} seeds\n\n{page(found)}")
 
