@@ -3,7 +3,8 @@
 Training: pairs per second on HH-RLHF against TRL's `RewardTrainer` (where `trl` is installed), the same small random
 Llama, rows, dtype, optimiser, threads, batch and gradient checkpointing on both sides; then both as they come, with
 their own defaults. Scoring: every reply of ten-turn conversations in one pass, against one window per reply.
-Seconds are processor seconds (give both sides one thread), so that other work on the machine does not count.
+Seconds are processor seconds (give both sides one thread), so that other work on the machine does not count; on a GPU,
+seconds. The work done counts every token once and no masked key; `--peak-tflops` makes a share of the peak of it (MFU).
 Every pair counts once, however many tokens it is padded to; rows that TRL would drop as too long are left out for both.
 """
 
@@ -14,6 +15,7 @@ import gzip
 import json
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from rluf_assets.chat import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS
 from rluf_assets.feedback.config import PairsConfig
 from rluf_assets.feedback.pairs import build_pairs
+from rluf_assets.rewards.batching import Unit
 from rluf_assets.rewards.calibration import Calibration
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.encoding import Encoder
 from rluf_assets.rewards.model import load_network, save_network
-from rluf_assets.rewards.scoring import RewardModel
+from rluf_assets.rewards.scoring import RewardModel, device
 from rluf_assets.rewards.trainer import RewardTrainer
 from rluf_assets.rewards.training import train_reward
 
@@ -87,15 +90,39 @@ def fitting(base: Path, pairs: pl.DataFrame, count: int) -> tuple[pl.DataFrame, 
     return pairs[kept], float(np.sum(lengths) - np.sum(shared)) / len(kept)
 
 
-def our_rate(base: Path, pairs: pl.DataFrame, root: Path, config: RewardConfig) -> float:
-    """Pairs per processor second of the training loop, its last checkpoint included."""
+# On a GPU the processor waits: there its seconds would say nothing.
+clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+
+
+def training_flops(units: Iterable[Unit], config: LlamaConfig) -> float:
+    """Floating-point operations of one epoch: three times the forward pass (Kaplan et al. 2020), nothing for padding,
+    masked keys, passes made again by gradient checkpointing, or what the last layer leaves out."""
+    width, inner = config.hidden_size, config.intermediate_size
+    keys_values = 2 * width * config.num_key_value_heads * config.head_dim
+    others = 2 * width * config.num_attention_heads * config.head_dim + 3 * width * inner
+    total = 0.0
+    for tree in (tree for unit in units for tree in unit.trees):
+        seen = tree.depths.astype(np.float64) + 1
+        ends = np.unique(tree.ends)
+        whole = len(tree) * (keys_values + others) + 2 * width * seen.sum()
+        last = len(tree) * keys_values + len(ends) * others + 2 * width * seen[ends].sum()
+        total += 2 * ((config.num_hidden_layers - 1) * whole + last)
+    return 3 * total
+
+
+def our_rate(
+    name: str, base: Path, pairs: pl.DataFrame, root: Path, config: RewardConfig, peak_tflops: float | None
+) -> float:
+    """Pairs per second of the training loop, its last checkpoint included; prints tokens and operations a second."""
     seconds: list[float] = []
+    flops: list[float] = []
     train = RewardTrainer.train
 
     def timed(self: RewardTrainer, **options: Any) -> Any:
-        started = time.process_time()
+        started = clock()
         result = train(self, **options)
-        seconds.append(time.process_time() - started)
+        seconds.append(clock() - started)
+        flops.append(training_flops(self.train_dataset, self.model.config) * config.epochs)
         return result
 
     RewardTrainer.train = timed  # type: ignore[method-assign]
@@ -104,6 +131,10 @@ def our_rate(base: Path, pairs: pl.DataFrame, root: Path, config: RewardConfig) 
             done = train_reward(base, pairs, config, seed=0, out=Path(out), checkpoints=Path(out) / "checkpoints")
     finally:
         RewardTrainer.train = train  # type: ignore[method-assign]
+    share = f", {flops[0] / seconds[0] / peak_tflops / 1e12:.1%} of {peak_tflops:g} TFLOP/s" if peak_tflops else ""
+    print(
+        f"{name}: {done.metrics['tokens'] / seconds[0]:,.0f} tokens/s, {flops[0] / seconds[0] / 1e9:.1f} GFLOP/s{share}"
+    )
     return done.rows["train"] / seconds[0]
 
 
@@ -129,23 +160,25 @@ def trl_rate(base: Path, pairs: pl.DataFrame, root: Path, **options: Any) -> flo
     )
     if len(trainer.train_dataset) != len(pairs):
         raise RuntimeError(f"TRL kept {len(trainer.train_dataset)} of {len(pairs)} pairs: not the same work.")
-    started = time.process_time()
+    started = clock()
     trainer.train()
-    return len(pairs) / (time.process_time() - started)
+    return len(pairs) / (clock() - started)
 
 
-def training(root: Path, pairs_wanted: int, hidden: int, layers: int, dtype: str) -> None:
+def training(root: Path, pairs_wanted: int, hidden: int, layers: int, dtype: str, peak: float | None) -> None:
     every = hh_pairs()
     base = root / "base"
     make_base(base, [m["content"] for row in every["prompt"].to_list()[:2000] for m in row], hidden, layers)
     pairs, tokens = fitting(base, every, pairs_wanted)
     common = {"objective": "bradley_terry", "epochs": 1, "max_length": MAX_LENGTH, "checkpoint_steps": 100_000}
     same = {"dtype": dtype, "gradient_checkpointing": True, "batch_tokens": round(BATCH * tokens)}
-    ours = our_rate(base, pairs, root, RewardConfig.model_validate({**common, **same, "learning_rate": 1e-4}))
+    config = RewardConfig.model_validate({**common, **same, "learning_rate": 1e-4})
+    ours = our_rate("equal settings", base, pairs, root, config, peak)
     equal = {"per_device_train_batch_size": BATCH, "optim": "adamw_torch_fused", "gradient_checkpointing": True}
     theirs = trl_rate(base, pairs, root, bf16=dtype == "bfloat16", **equal)
     report("training, equal settings", ours, theirs, "pairs/s")
-    defaults = our_rate(base, pairs, root, RewardConfig.model_validate({**common, "learning_rate": 1e-4}))
+    config = RewardConfig.model_validate({**common, "learning_rate": 1e-4})
+    defaults = our_rate("defaults", base, pairs, root, config, peak)
     report("training, defaults of each", defaults, trl_rate(base, pairs, root), "pairs/s")
 
 
@@ -169,12 +202,12 @@ def scoring(root: Path, conversations: int) -> None:
     prompts, replies = ten_turn_conversations(conversations)
     rates, logits = [], []
     for share in (True, False):
-        model = RewardModel.load(root / "reward", share_prefixes=share)
+        model = RewardModel.load(root / "reward", share_prefixes=share, device=device())
         ids = model.encoder.encode(prompts, replies).token_ids
         model.score_token_ids(ids[:TURNS])  # warm up
-        started = time.process_time()
+        started = clock()
         logits.append(model.score_token_ids(ids))
-        rates.append(len(replies) / (time.process_time() - started))
+        rates.append(len(replies) / (clock() - started))
     print(f"largest difference of scores: {np.abs(logits[0] - logits[1]).max():.1e}")
     report("scoring ten-turn conversations, against one window per reply", rates[0], rates[1], "replies/s")
 
@@ -191,10 +224,11 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--peak-tflops", type=float, help="of the device in --dtype, dense, to print MFU")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        training(root, options.pairs, options.hidden, options.layers, options.dtype)
+        training(root, options.pairs, options.hidden, options.layers, options.dtype, options.peak_tflops)
         scoring(root, options.conversations)
 
 
