@@ -96,6 +96,8 @@ def load_network(
     added = _own_tokens(tokenizer)
     if len(tokenizer) > _embeddings(model):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if tokenizer.cls_token_id is not None:
+        _begin_as_cls(tokenizer, model, added)
     model.config.pad_token_id = tokenizer.pad_token_id
     for name in {key.split(".")[0] for key in report["missing_keys"] if key.startswith(HEADS)}:
         _init_head(model.get_submodule(name))
@@ -153,6 +155,18 @@ def _own_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in (tokenizer.eos_token_id, tokenizer.unk_token_id):
         tokenizer.add_special_tokens({"pad_token": PAD})
     return sorted(set(tokenizer.get_vocab()) - before)
+
+
+def _begin_as_cls(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, added: list[str]) -> None:
+    """Give added tokens an encoder's own: [CLS] where a message begins, [SEP] where it ends.
+
+    An encoder is read at its first token. Were that a token drawn anew, all that pretraining put there would be lost.
+    """
+    weight = model.get_input_embeddings().weight
+    with gathered([weight]), torch.no_grad():
+        for token in set(added) - {PAD}:
+            like = tokenizer.sep_token_id if token == END else tokenizer.cls_token_id
+            weight[tokenizer.convert_tokens_to_ids(token)] = weight[like]
 
 
 def _init_head(head: nn.Module) -> None:

