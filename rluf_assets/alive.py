@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import re
 import socket
+import time
 from typing import Any
 
 import dagster as dg
 import psutil
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
+from dagster._serdes.config_class import ConfigurableClassData
 
 PROCESS, PROCESS_HOST = "rluf/process", "rluf/host"
 SERVER = ".dagster/grpc_info"  # where the code server of a run started by a daemon listens
+GRACE_S = 45
 GONE = "Its process is gone: killed, or the machine was restarted. Run it again."
 _STARTED = re.compile(r"Started process for run \(pid: (\d+)\)")
 
@@ -27,15 +30,24 @@ class RunLauncher(DefaultRunLauncher):
     Dagster's own learns it from the code server that started the process, and not at all if that was killed with it.
     """
 
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(inst_data)
+        self._noticed: dict[str, float] = {}
+
     @property
     def supports_check_run_worker_health(self) -> bool:
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """Whether the process of a run that is under way is there."""
-        if _is_dead(self._instance, run):
-            return CheckRunHealthResult(WorkerStatus.FAILED, GONE)
-        return CheckRunHealthResult(WorkerStatus.RUNNING)
+        """Whether the process of a run that is under way is there; for a while after it has gone it counts as there.
+
+        A run that is ended while its code server is being started again cannot be retried: Dagster then gives it up.
+        """
+        if not _is_dead(self._instance, run):
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        if time.monotonic() - self._noticed.setdefault(run.run_id, time.monotonic()) < GRACE_S:
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "Its process is gone.")
+        return CheckRunHealthResult(WorkerStatus.FAILED, GONE)
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> int:
