@@ -16,8 +16,8 @@ def run(job: Job) -> Produced:
 
     from rluf_assets.evaluation.degenerate import spoilt_sample
     from rluf_assets.policy.candidate import evaluate_candidate
-    from rluf_assets.policy.ranks import Ranks
-    from rluf_assets.policy.zero import Zero, load_scorer
+    from rluf_assets.rewards.ranks import Ranks
+    from rluf_assets.rewards.zero import Zero, load_scorer
 
     config = EvaluationConfig.model_validate(job.config)
     inputs = [name for name in job.spec.inputs if name.startswith("rewards/")]

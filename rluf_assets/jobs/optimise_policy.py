@@ -19,8 +19,8 @@ SHOWN = (
 def run(job: Job) -> Produced:
     from rluf_assets.policy.llm_judge import LlmJudge
     from rluf_assets.policy.loop import Folders, optimise_policy
-    from rluf_assets.policy.zero import Zero, load_scorer
     from rluf_assets.rewards.scoring import device
+    from rluf_assets.rewards.zero import Zero, load_scorer
 
     config = OptimisationConfig.model_validate(job.config)
     inputs = [name for name in job.spec.inputs if name.startswith("rewards/")]

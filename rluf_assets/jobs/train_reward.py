@@ -24,8 +24,8 @@ def run(job: Job) -> Produced:
     from rluf_assets.rewards.holdout import check_held
     from rluf_assets.rewards.memory import give_back
     from rluf_assets.rewards.report import write_report
-    from rluf_assets.rewards.scoring import RewardModel, device
     from rluf_assets.rewards.training import train_reward
+    from rluf_assets.rewards.zero import Zero, load_scorer
 
     config = RewardConfig.model_validate(job.config)
     labelled = config.objective == "bce"
@@ -50,25 +50,30 @@ def run(job: Job) -> Produced:
         previous=started_from,
         progress=job.progress,
     )
-    if not job.first_rank:
+    zero = Zero.of_launch("float32", fsdp=True)
+    if not (job.first_rank or (zero and zero.shards_weights)):
         return Produced(trained.rows)
     job.progress(1, 1, f"scoring {held_name}")
-    model = RewardModel.load(job.out, device=device(), share_prefixes=config.share_prefixes)
+    model = load_scorer(job.out, "float32", zero, share_prefixes=config.share_prefixes)
     give_back()
     evaluation = (
         evaluate_signal(model, train, held, config, seed=job.seed)
         if labelled
         else evaluate_pairs(model, train, held.collect(), config, seed=job.seed)
     )
+    verdict = None
+    if labelled and previous is not None:
+        from rluf_assets.rewards.adoption import compare
+
+        verdict = compare(evaluation, load_scorer(previous, "float32", zero), config, seed=job.seed).to_json()
+    if not job.first_rank:
+        return Produced(trained.rows)
     evaluation.scores.write_parquet(job.out / ("holdout_scores.parquet" if labelled else "eval_scores.parquet"))
     write_json(str(job.out / "metrics.json"), {**evaluation.metrics, "training": trained.rows | trained.metrics})
     if evaluation.ensemble is not None:
         evaluation.ensemble.save(job.out)
     figures = _flat(evaluation.metrics)
-    if labelled and previous is not None:
-        from rluf_assets.rewards.adoption import compare
-
-        verdict = compare(evaluation, RewardModel.load(previous, device=device()), config, seed=job.seed).to_json()
+    if verdict is not None:
         write_json(str(job.out / "adoption.json"), verdict)
         figures |= {"adopted": verdict["adopted"], "verdict": verdict["verdict"], **_flat(verdict)}
     write_report(job.out / "report.html", evaluation, model.calibration, config)

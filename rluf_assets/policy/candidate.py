@@ -15,8 +15,8 @@ from rluf_assets.policy.config import EvaluationConfig
 from rluf_assets.policy.engine import TransformersEngine
 from rluf_assets.policy.judges import JUDGES, judge_all
 from rluf_assets.policy.phases import score_rows
-from rluf_assets.policy.ranks import ALONE, Ranks
 from rluf_assets.policy.sampler import Samples, check_tensor_parallel
+from rluf_assets.rewards.ranks import ALONE, Ranks
 from rluf_assets.rewards.scoring import device
 
 MEMBER_COLUMNS = ("member_live_probability", "disagreement")

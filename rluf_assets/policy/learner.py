@@ -19,9 +19,9 @@ from rluf_assets.lake import read_json, write_json
 from rluf_assets.policy.base import save_policy
 from rluf_assets.policy.config import OptimisationConfig
 from rluf_assets.policy.engine import TransformersEngine
-from rluf_assets.policy.ranks import Ranks
 from rluf_assets.policy.state import load_state, newest_state, save_state
-from rluf_assets.policy.zero import Zero, whole_weights
+from rluf_assets.rewards.ranks import Ranks
+from rluf_assets.rewards.zero import Zero, whole_weights
 
 Piece = Callable[[], torch.Tensor]
 # States kept: the newest, and the one before it until the newest is whole.

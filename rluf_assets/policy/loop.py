@@ -36,12 +36,12 @@ from rluf_assets.policy.phases import (
     read_prompts,
     sample_frame,
 )
-from rluf_assets.policy.ranks import Ranks
 from rluf_assets.policy.record import iteration_row, iterations_frame
 from rluf_assets.policy.sampler import Sampler, new_engine, new_sampler
 from rluf_assets.policy.selecting import LogRatios, SlowJudge, select_frame
 from rluf_assets.policy.update import UpdateFigures, update
-from rluf_assets.policy.zero import Zero
+from rluf_assets.rewards.ranks import Ranks
+from rluf_assets.rewards.zero import Zero
 
 Report = Callable[[int, int, Mapping[str, float]], None]
 

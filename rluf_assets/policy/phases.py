@@ -24,8 +24,8 @@ from rluf_assets.policy.config import OptimisationConfig, PromptGroup
 from rluf_assets.policy.engine import Completion
 from rluf_assets.policy.judges import find_judge, has_farewell
 from rluf_assets.policy.objectives import Normalisation, add_rewards
-from rluf_assets.policy.ranks import ALONE, Ranks
 from rluf_assets.policy.sampler import Samples
+from rluf_assets.rewards.ranks import ALONE, Ranks
 
 
 class Scorer(Protocol):
@@ -143,18 +143,22 @@ def _row(prompt: Prompt, completion_id: int, completion: Completion) -> dict[str
 def score_rows(scorer: Any, rows: pl.DataFrame, ranks: Ranks = ALONE, **options: Any) -> pl.DataFrame:
     """A reward model's columns for every row (`prompt_id`, `prompt`, `completion`), in the rows' order.
 
-    Whole prompts on each rank: a reward model reads a prompt once for all its replies.
+    Whole prompts on each rank: a reward model reads a prompt once for all its replies. One that lies in parts over the
+    ranks deals its batches out itself.
     """
+    if getattr(scorer, "ranks", ALONE).size > 1:
+        whole: pl.DataFrame = scorer.score(rows["prompt"].to_list(), rows["completion"].to_list(), **options)
+        return whole
     rows = rows.select("prompt", "completion", pl.col("prompt_id").rle_id().alias("run"))
     prompts = rows.partition_by("run", maintain_order=True)
 
     def score(share: list[int]) -> list[pl.DataFrame]:
-        mine = pl.concat([prompts[i] for i in share]) if share else rows.clear()
+        mine = pl.concat([prompts[i] for i in share])
         found = scorer.score(mine["prompt"].to_list(), mine["completion"].to_list(), **options)
         parts = found.with_columns(run=mine["run"]).partition_by("run", maintain_order=True)
         return [part.drop("run") for part in parts]
 
-    parts = ranks.spread(len(prompts), score, in_step=True)
+    parts = ranks.spread(len(prompts), score)
     return pl.concat(parts) if parts else scorer.score([], [], **options)
 
 

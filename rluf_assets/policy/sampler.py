@@ -21,9 +21,9 @@ from rluf_assets.errors import ConfigError
 from rluf_assets.policy.config import OptimisationConfig, VllmConfig
 from rluf_assets.policy.engine import Completion, TransformersEngine
 from rluf_assets.policy.learner import Learner
-from rluf_assets.policy.ranks import ALONE, Ranks
-from rluf_assets.policy.zero import Zero, whole_weights
+from rluf_assets.rewards.ranks import ALONE, Ranks
 from rluf_assets.rewards.scoring import device
+from rluf_assets.rewards.zero import Zero, whole_weights
 
 if TYPE_CHECKING:
     from rluf_assets.policy.vllm_engine import VLLMEngine

@@ -18,7 +18,7 @@ from rluf_assets.policy.batch import BASELINE, Batch, Reply, Selection
 from rluf_assets.policy.config import OptimisationConfig, PromptGroup
 from rluf_assets.policy.engine import Completion, TransformersEngine
 from rluf_assets.policy.phases import matrix
-from rluf_assets.policy.ranks import ALONE, Ranks
+from rluf_assets.rewards.ranks import ALONE, Ranks
 
 SELECT: dict[str, Callable[[Batch], Selection]] = {
     "crraft": crraft.select,

@@ -7,7 +7,7 @@ budget. A batch of one gives what a batch of many gives, within float32 rounding
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from rluf_assets.rewards.calibration import Calibration, load_calibration
 from rluf_assets.rewards.encoding import Encoder
 from rluf_assets.rewards.ensemble import Ensemble, load_ensemble
 from rluf_assets.rewards.model import FeatureTap, RewardNetwork, ScoreReader, load_network
+from rluf_assets.rewards.ranks import ALONE, Ranks
 from rluf_assets.rewards.trees import group_rows
 
 log = logging.getLogger(__name__)
@@ -56,11 +57,14 @@ class RewardModel:
         self.share_prefixes = share_prefixes and network.is_causal
         self._reader = ScoreReader(network)
         self._passes: torch.nn.Module = network.model
-        self._rounds: Callable[[int], int] = lambda passes: passes
+        self.ranks = ALONE
 
-    def pass_through(self, module: torch.nn.Module, rounds: Callable[[int], int]) -> None:
-        """Send passes through `module`, which shards the network; `rounds`: how many passes all processes make."""
-        self._passes, self._rounds = module, rounds
+    def pass_through(self, module: torch.nn.Module, ranks: Ranks) -> None:
+        """Send passes through `module`, which shards the network over `ranks`: all must then score the same rows, in step.
+
+        Each computes its share of the batches, and all have all scores.
+        """
+        self._passes, self.ranks = module, ranks
 
     @classmethod
     def load(
@@ -154,8 +158,9 @@ class RewardModel:
         was_training = self.network.model.training
         self.network.model.eval()
         batches = list(budget_batches(units, batch_tokens))
-        idle = self._rounds(len(batches)) - len(batches)
-        for batch_units in batches:
+        mine = batches[self.ranks.rank :: self.ranks.size]
+        idle = -(-len(batches) // self.ranks.size) - len(mine)
+        for batch_units in mine:
             examples, batch = self._collated(batch_units)
             logits[examples] = self._reader(self._passes, batch).cpu().numpy()
             if kept is not None:
@@ -165,7 +170,9 @@ class RewardModel:
             # An idle pass: another process has more than this one, and waits for it in every layer.
             self._reader(self._passes, self._collated([make_unit([np.zeros(1, np.int64)], [0], share=True)])[1])
         self.network.model.train(was_training)
-        return logits
+        if kept is not None:
+            kept[1][:] = self.ranks.total(kept[1])
+        return self.ranks.total(logits)
 
     def _collated(self, units: Sequence[Unit]) -> tuple[np.ndarray, Batch]:
         batch = collate(units, int(self.network.tokenizer.pad_token_id))

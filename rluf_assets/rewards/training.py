@@ -36,6 +36,7 @@ from rluf_assets.rewards.scoring import MAX_TREE_ROWS, RewardModel, device
 from rluf_assets.rewards.sharded import gather_weights
 from rluf_assets.rewards.trainer import Progress, RewardTrainer, named_writes, resume_point, training_arguments
 from rluf_assets.rewards.trees import group_rows
+from rluf_assets.rewards.zero import Zero, in_parts
 
 
 @dataclass
@@ -125,9 +126,13 @@ def train_reward(
         with named_writes(out):
             save_network(model, network.tokenizer, out)
         give_back()
-        calibration = _calibration(out, encoding.take(held), rows, held, config, rates, encoder)
-        with named_writes(out):
-            calibration.save(out)  # last: a folder with a calibration is a finished model
+    trainer.accelerator.wait_for_everyone()
+    zero = Zero.of_launch("float32", fsdp=True)
+    if saves or (zero and zero.shards_weights):
+        calibration = _calibration(out, encoding.take(held), rows, held, config, rates, encoder, zero)
+        if saves:
+            with named_writes(out):
+                calibration.save(out)  # last: a folder with a calibration is a finished model
     trainer.accelerator.wait_for_everyone()
     tokens = sum(len(tree) for unit in units for tree in unit.trees)
     plain = sum(len(ids) for ids in encoding.take(~held).token_ids)
@@ -210,6 +215,7 @@ def _calibration(
     config: RewardConfig,
     rates: dict[str, Any] | None,
     encoder: Encoder,
+    zero: Zero | None,
 ) -> Calibration:
     """Calibrate the model as saved (adapters merged, float32) on the validation rows, `held`."""
     signal_like = config.objective == "bce"
@@ -229,14 +235,19 @@ def _calibration(
     )
     if not is_held.any():
         return plain
-    model = RewardModel(load_network(out), plain, share_prefixes=config.share_prefixes)
-    model.network.model.to(device())
+    model = in_parts(lambda: _reloaded(out, plain, config), zero)
     logits = model.score_token_ids(held.token_ids).astype(np.float64)
     if not signal_like:
         return plain.model_copy(update={"temperature": fit_pairs(logits[0::2] - logits[1::2])})
     labels, weights = (rows.filter(is_held)[name].to_numpy() for name in ("label", "weight"))
     temperature, offset = fit_signal(logits, labels, weights, float(plain.train_positive_rate or 0.0))
     return plain.model_copy(update={"temperature": temperature, "offset": offset})
+
+
+def _reloaded(out: Path, calibration: Calibration, config: RewardConfig) -> RewardModel:
+    model = RewardModel(load_network(out), calibration, share_prefixes=config.share_prefixes)
+    model.network.model.to(device())
+    return model
 
 
 def _digest(encoding: Encoding, rows: pl.DataFrame, config: RewardConfig, seed: int, ranks: int) -> str:

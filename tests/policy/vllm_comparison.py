@@ -20,8 +20,8 @@ from rluf_assets.errors import TrainingError
 from rluf_assets.policy.base import save_policy
 from rluf_assets.policy.config import EvaluationConfig, OptimisationConfig, VllmConfig
 from rluf_assets.policy.engine import Completion, TransformersEngine
-from rluf_assets.policy.ranks import Ranks
 from rluf_assets.policy.vllm_engine import VLLMEngine
+from rluf_assets.rewards.ranks import Ranks
 
 NEW_TOKENS = 32
 

@@ -1,7 +1,7 @@
 """The processes of one launch (`accelerate launch`): who computes which share, and how all come to know the whole.
 
-Every rank runs the same loop in step and holds the same policy. Sampling, scoring, log-probabilities, slow judges and
-gradients are computed in shares; files are written by the first rank alone and read by all, so they lie where all see.
+Every rank runs the same program in step. Sampling, scoring, log-probabilities, slow judges and gradients are computed in
+shares; files are written by the first rank alone and read by all, so they lie where all see.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -49,7 +50,7 @@ class Ranks:
     ) -> list[T]:
         """`compute` of the numbers 0 to count - 1, a share on each rank; all results, in order, on all.
 
-        `in_step`: compute is called on ranks without a share too, whose idle passes the others need (policy/zero.py).
+        `in_step`: compute is called on ranks without a share too, whose idle passes the others need (rewards/zero.py).
         `together`: so many consecutive ranks compute one share between them, and each has its results.
         """
         shares = self.size // together
@@ -68,6 +69,14 @@ class Ranks:
         box: list[Any] = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]  # type: ignore[no-any-return]
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """Sum over ranks of arrays of one shape, float32, on all."""
+        if self.size == 1:
+            return values
+        whole = torch.from_numpy(values.astype(np.float32)).to("cuda" if torch.cuda.is_available() else "cpu")
+        dist.all_reduce(whole)
+        return whole.cpu().numpy()
 
     def wait(self) -> None:
         """Until all ranks are here."""

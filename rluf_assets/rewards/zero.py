@@ -8,7 +8,7 @@ or all wait for ever. `Zero.rounds` says how many passes that is; a rank with fe
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 
 from rluf_assets.errors import ConfigError
-from rluf_assets.policy.ranks import Ranks
 from rluf_assets.rewards.attention import pass_dtype
+from rluf_assets.rewards.ranks import Ranks
 from rluf_assets.rewards.scoring import RewardModel, device
 
 
@@ -31,14 +31,14 @@ class Zero:
     config: dict[str, Any]
 
     @staticmethod
-    def of_launch(dtype: str, max_gradient_norm: float = 1.0) -> Zero | None:
+    def of_launch(dtype: str, max_gradient_norm: float = 1.0, *, fsdp: bool = False) -> Zero | None:
         """As `accelerate launch` says (`zero2.yaml`, `zero3.yaml` or a DeepSpeed file of one's own), whose ranks this one
         joins; None without it.
 
         `dtype` bfloat16: passes and their weights, the optimiser's being float32. Raises ConfigError for a stage that
-        is not 1 to 3, and for FSDP, under which only reward models are trained.
+        is not 1 to 3, and for FSDP unless the job knows it (`fsdp`): reward models alone are trained under that.
         """
-        if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
+        if not fsdp and os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
             raise ConfigError("accelerate_config: FSDP, expected ddp, zero2 or zero3 for a job that runs a policy.")
         if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") != "true":
             return None
@@ -101,13 +101,19 @@ class Zero:
         return int(most.item())
 
 
-def load_scorer(folder: Path, dtype: str, zero: Zero | None) -> RewardModel:
-    """A finished reward model that scores in `dtype`, its weights sharded like the policy's where the stage does that."""
+def load_scorer(folder: Path, dtype: str, zero: Zero | None, *, share_prefixes: bool = True) -> RewardModel:
+    """A finished reward model that scores in `dtype`; in parts over the ranks where the stage shards weights."""
+    dtype = pass_dtype(dtype, device())
+    return in_parts(lambda: RewardModel.load(folder, device=device(), dtype=dtype, share_prefixes=share_prefixes), zero)
+
+
+def in_parts(load: Callable[[], RewardModel], zero: Zero | None) -> RewardModel:
+    """What `load` loads; where the stage shards weights, each rank's part of it, and all ranks score together."""
     if zero is None or not zero.shards_weights:
-        return RewardModel.load(folder, device=device(), dtype=pass_dtype(dtype, device()))
+        return load()
     with zero.loading():
-        model = RewardModel.load(folder, device=device(), dtype=dtype)
-    model.pass_through(zero.read_only(model.network.model), zero.rounds)
+        model = load()
+    model.pass_through(zero.read_only(model.network.model), Ranks.of_launch())
     return model
 
 

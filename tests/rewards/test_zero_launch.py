@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rluf_assets.errors import ConfigError
-from rluf_assets.policy.zero import Zero
+from rluf_assets.rewards.zero import Zero
 
 
 def test_without_deepspeed_nothing_is_sharded() -> None:
