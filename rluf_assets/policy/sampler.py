@@ -21,6 +21,7 @@ from rluf_assets.errors import ConfigError
 from rluf_assets.policy.config import OptimisationConfig, VllmConfig
 from rluf_assets.policy.engine import Completion, TransformersEngine
 from rluf_assets.policy.learner import Learner
+from rluf_assets.rewards.attention import pass_dtype
 from rluf_assets.rewards.ranks import ALONE, Ranks
 from rluf_assets.rewards.scoring import device
 from rluf_assets.rewards.zero import Zero, whole_weights
@@ -132,6 +133,7 @@ def check_tensor_parallel(config: VllmConfig, ranks: Ranks) -> None:
 
 def new_engine(folder: Path, config: OptimisationConfig) -> TransformersEngine:
     """A policy folder's engine in this process, as the config says."""
+    dtype = pass_dtype(config.dtype, device())
     return TransformersEngine(
-        folder, device=device(), autocast=config.dtype == "bfloat16", batch_tokens=config.sampling_tokens
+        folder, device=device(), autocast=dtype == "bfloat16", batch_tokens=config.sampling_tokens
     )
