@@ -21,10 +21,11 @@ from rluf_assets.policy.config import OptimisationConfig
 from rluf_assets.policy.engine import TransformersEngine
 from rluf_assets.policy.state import load_state, newest_state, save_state
 from rluf_assets.rewards.ranks import Ranks
-from rluf_assets.rewards.zero import Zero, whole_weights
+from rluf_assets.rewards.sharded import whole_weights
+from rluf_assets.rewards.zero import Zero
 
 Piece = Callable[[], torch.Tensor]
-# States kept: the newest, and the one before it until the newest is whole.
+# The newest state, and the one before it should a disk have lost what was written last.
 KEPT = 2
 FACTS = "facts.json"
 

@@ -24,7 +24,8 @@ from rluf_assets.policy.learner import Learner
 from rluf_assets.rewards.attention import pass_dtype
 from rluf_assets.rewards.ranks import ALONE, Ranks
 from rluf_assets.rewards.scoring import device
-from rluf_assets.rewards.zero import Zero, whole_weights
+from rluf_assets.rewards.sharded import whole_weights
+from rluf_assets.rewards.zero import Zero
 
 if TYPE_CHECKING:
     from rluf_assets.policy.vllm_engine import VLLMEngine

@@ -74,7 +74,7 @@ class Ranks:
         """Sum over ranks of arrays of one shape, float32, on all."""
         if self.size == 1:
             return values
-        whole = torch.from_numpy(values.astype(np.float32)).to("cuda" if torch.cuda.is_available() else "cpu")
+        whole = torch.from_numpy(values.astype(np.float32)).to("cuda" if dist.get_backend() == "nccl" else "cpu")
         dist.all_reduce(whole)
         return whole.cpu().numpy()
 

@@ -6,7 +6,7 @@ bfloat16, or empty. Every process must call these functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -22,6 +22,15 @@ def gathered(parameters: Sequence[torch.nn.Parameter]) -> AbstractContextManager
     return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)  # type: ignore[no-any-return]
 
 
+def whole_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and whole float32 values of each parameter that DeepSpeed trains, one after another."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            yield name, safe_get_full_fp32_param(parameter).detach()
+
+
 @torch.no_grad()
 def gather_weights(model: Any, keep: bool, load_again: Callable[[], Any]) -> None:
     """Put whole float32 weights into `model` on the processes that `keep` them.
@@ -30,15 +39,12 @@ def gather_weights(model: Any, keep: bool, load_again: Callable[[], Any]) -> Non
     it to the pass's precision. Transformers is told that DeepSpeed is over: it would cut what is loaded next into parts
     as well, and one process would wait for the others for ever.
     """
-    from deepspeed.utils import safe_get_full_fp32_param
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     whole = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            values = safe_get_full_fp32_param(parameter)
-            if keep:
-                whole[name] = values.to("cpu", copy=True)
+    for name, values in whole_weights(model):
+        if keep:
+            whole[name] = values.to("cpu", copy=True)
     unset_hf_deepspeed_config()
     if keep:
         if not all(parameter.requires_grad for parameter in model.parameters()):

@@ -35,8 +35,9 @@ class Zero:
         """As `accelerate launch` says (`zero2.yaml`, `zero3.yaml` or a DeepSpeed file of one's own), whose ranks this one
         joins; None without it.
 
-        `dtype` bfloat16: passes and their weights, the optimiser's being float32. Raises ConfigError for a stage that
-        is not 1 to 3, and for FSDP unless the job knows it (`fsdp`): reward models alone are trained under that.
+        `dtype` bfloat16: passes and their weights where this device has it, the optimiser's being float32. Raises
+        ConfigError for a stage that is not 1 to 3, and for FSDP unless the job knows it (`fsdp`): reward models alone are
+        trained under that.
         """
         if not fsdp and os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
             raise ConfigError("accelerate_config: FSDP, expected ddp, zero2 or zero3 for a job that runs a policy.")
@@ -46,7 +47,7 @@ class Zero:
 
         ranks = Ranks.of_launch()
         plugin = DeepSpeedPlugin(gradient_accumulation_steps=1)
-        plugin.set_mixed_precision("bf16" if dtype == "bfloat16" else "no")
+        plugin.set_mixed_precision("bf16" if pass_dtype(dtype, device()) == "bfloat16" else "no")
         config = dict(plugin.deepspeed_config)
         if plugin.zero_stage not in (1, 2, 3):
             raise ConfigError(f"accelerate_config: zero_stage {plugin.zero_stage}, expected 1, 2 or 3.")
@@ -115,14 +116,6 @@ def in_parts(load: Callable[[], RewardModel], zero: Zero | None) -> RewardModel:
         model = load()
     model.pass_through(zero.read_only(model.network.model), Ranks.of_launch())
     return model
-
-
-def whole_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and whole float32 values of each parameter that DeepSpeed trains, one after another; on all ranks together."""
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    for name, parameter in model.named_parameters():
-        yield name, safe_get_full_fp32_param(parameter).detach()
 
 
 def _sized(config: dict[str, Any], model: torch.nn.Module) -> dict[str, Any]:
