@@ -14,13 +14,15 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from threadpoolctl import threadpool_limits
 
 from resources.launchers.spec import JobSpec
 from rluf_assets.errors import MissingExtra, RlufError
@@ -33,6 +35,8 @@ EXTRA_OF = {
 }  # fmt: skip
 # Exit status of a job that ended by an error of the toolkit's own: not worth a retry.
 REFUSED = 3
+# What the numeric libraries read when they are loaded.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 RECORDED_VERSIONS = ("polars", "numpy", "torch", "transformers", "accelerate")
 
 
@@ -104,7 +108,8 @@ def _run_locked(spec: JobSpec, stage: Stage, out: Path, log: Callable[[str], Non
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         started = time.monotonic()
         try:
-            produced = stage(Job(spec, out, log))
+            with one_thread(spec):
+                produced = stage(Job(spec, out, log))
         except ModuleNotFoundError as error:
             package = (error.name or "").split(".")[0]
             if package not in EXTRA_OF:
@@ -124,7 +129,37 @@ def assist(spec: JobSpec, stage: Stage) -> None:
     What the stage writes it writes on the first rank (`job.first_rank`); so nothing here touches the folder.
     """
     if read_artifact(spec.output_uri) is None:
-        stage(Job(spec, Path(spec.output_uri), lambda message: None, first_rank=False))
+        with one_thread(spec):
+            stage(Job(spec, Path(spec.output_uri), lambda message: None, first_rank=False))
+
+
+@contextmanager
+def one_thread(spec: JobSpec) -> Iterator[None]:
+    """Let each process of a job without GPUs add up numbers on one thread: a sum's last bits depend on their number.
+
+    So the same inputs give the same bytes on every launcher and machine, in a process of the job's own or in this one.
+    More cores are used by more processes. A job on GPUs keeps the threads it was given: its sums are made elsewhere.
+    """
+    if spec.resources.gpus_per_node:
+        yield
+        return
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else None
+    try:
+        with threadpool_limits(1):
+            if torch:
+                torch.set_num_threads(1)
+            yield
+    finally:
+        if torch:
+            torch.set_num_threads(threads)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def main(stage: Stage, argv: Sequence[str] | None = None, *, every_rank: bool = False) -> None:
