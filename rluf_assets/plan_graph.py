@@ -10,7 +10,16 @@ from collections.abc import Iterator, Mapping
 
 from resources.launchers.spec import JobResources
 from resources.profiles import LoggedSettings, Profile
-from rluf_assets.planning import ROLES, Estimate, estimate_base, estimate_evaluation, estimate_policy, estimate_reward
+from rluf_assets.planning import (
+    ROLES,
+    Estimate,
+    estimate_backtest,
+    estimate_base,
+    estimate_evaluation,
+    estimate_exposures,
+    estimate_policy,
+    estimate_reward,
+)
 from rluf_assets.policy.config import OptimisationConfig
 from rluf_assets.workbench import REWARDS
 
@@ -25,7 +34,6 @@ LOGS = (
     ("evaluation_prompts", "evaluation_prompts"),
 )
 DECISION = (
-    ("offline_online_backtest", "offline_online_backtest"),
     ("reward_hacking_audit", "reward_hacking_audit"),
     ("ab_test_readout", "ab_test_readout"),
     ("release_report", "release_report"),
@@ -51,8 +59,11 @@ def estimates(profile: Profile, candidates: Mapping[str, OptimisationConfig]) ->
     launches, exposures = _production_jobs(profile)
     if exposures is not None:
         for name in candidates:
-            yield Estimate(exposures, f"ab_exposures[{name}]", needs(exposures))
+            played = exposures == "play_ab_test"
+            told = Estimate(exposures, f"ab_exposures[{name}]", needs(exposures))
+            yield estimate_exposures(name, profile, needs(exposures)) if played else told
     yield Estimate(launches, "past_launches", needs(launches))
+    yield estimate_backtest(profile, needs("offline_online_backtest"))
     for job, asset in DECISION:
         yield Estimate(job, asset, needs(job))
 

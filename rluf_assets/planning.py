@@ -1,12 +1,15 @@
-"""What would a profile's jobs need? Memory per GPU, tokens, FLOPs and GPU-hours, each from a stated formula.
+"""What would a profile's jobs need? Memory per GPU, tokens, FLOPs, seconds by what takes them, from stated formulas.
 
 States of training: weights, gradients and Adam's moments, sharded as DeepSpeed's own estimators say where the profile's
 `accelerate_config` is ZeRO. FLOPs: 6 per parameter and token for training (8 with activations recomputed), 2 for a
-forward pass (Kaplan et al. 2020, arXiv 2001.08361). `plan_graph` lists the jobs, `plan_report` prints them.
+forward pass (Kaplan et al. 2020, arXiv 2001.08361). Decoding reads all weights for every token of the longest reply.
+Each job's own dtype, checkpointing and batch sizes are read from its config. `plan_graph` lists the jobs, `plan_report`
+prints them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,18 +20,29 @@ from resources.launchers.spec import JobResources
 from resources.profiles import Profile
 from resources.profiles.accelerate import read_accelerate_config
 from resources.profiles.plan import ModelShape, PlanSettings
-from rluf_assets.policy.config import BasePolicyConfig, OptimisationConfig
+from rluf_assets.policy.config import BasePolicyConfig, EvaluationConfig, OptimisationConfig
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.workbench import REWARDS
 
 GIB = 2**30
 ROLES = tuple(objective if objective != "love" else "p_love" for objective in REWARDS)
 Sharding = Literal["none", "zero2", "zero3"]
+# A Python process with torch and Transformers loaded, on a machine without a GPU (measured: .6 to .8 GiB).
+PROCESS_GIB = 0.8
+# Tokens of one pass of a reward model that scores (`RewardModel.score`), and of one batch of prompts that is sampled from.
+SCORING_TOKENS, SAMPLING_TOKENS = 16_384, 6_144
+# Replies are asked about in descending order of reward until one passes: so many log-ratios a prompt beyond the first.
+RATIOS_BEYOND_FIRST = 0.25
+# Tokens of a reply where the job that samples or reads it says nothing.
+REPLY_TOKENS = 64
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One job's needs. `memory` is GiB per GPU (per process without one), by what takes it."""
+    """One job's needs. `memory` is GiB per GPU (per process without one), by what takes it; `seconds` likewise, on GPUs.
+
+    `passes`: how often the job passes each prompt through a model, in words.
+    """
 
     job: str
     asset: str
@@ -36,7 +50,8 @@ class Estimate:
     memory: Mapping[str, float] = field(default_factory=dict)
     tokens: float = 0.0
     flops: float = 0.0
-    gpu_hours: float = 0.0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    passes: str = ""
 
     @property
     def gpus(self) -> int:
@@ -49,12 +64,21 @@ class Estimate:
     @property
     def hours(self) -> float:
         """Wall time on its GPUs; 0 for jobs without any."""
-        return self.gpu_hours / self.gpus if self.gpus else 0.0
+        return sum(self.seconds.values()) / 3600 if self.gpus else 0.0
 
-    def fits(self, plan: PlanSettings) -> bool:
-        """Whether the memory is there, and the time limit long enough."""
+    @property
+    def gpu_hours(self) -> float:
+        return self.hours * self.gpus
+
+    def problem(self, plan: PlanSettings) -> str | None:
+        """Why it does not fit, in words; None where memory and time limit are enough."""
         limit = plan.gpu.memory_gb if self.gpus else self.resources.memory_gb
-        return self.memory_total <= limit and self.hours * 3600 <= self.resources.time_limit_s
+        if self.memory_total > limit:
+            setting = "GiB of the GPU" if self.gpus else "memory_gb of the job"
+            return f"needs {self.memory_total:.3g} GiB, the {setting}: {limit:g}"
+        if self.hours * 3600 > self.resources.time_limit_s:
+            return f"takes {self.hours:.3g} h, its time_limit_s: {self.resources.time_limit_s / 3600:.3g} h"
+        return None
 
 
 def policy_shape(profile: Profile) -> ModelShape:
@@ -62,6 +86,11 @@ def policy_shape(profile: Profile) -> ModelShape:
     if "policy" in profile.plan.models:
         return profile.plan.models["policy"]
     return trained_shape(profile.base_policy)
+
+
+def role_shape(profile: Profile, role: str) -> ModelShape:
+    """A reward model's shape: as the plan says, else the policy's, from which it starts."""
+    return profile.plan.models.get(role, policy_shape(profile))
 
 
 def trained_shape(config: BasePolicyConfig) -> ModelShape:
@@ -118,127 +147,297 @@ def activation_memory(shape: ModelShape, tokens: int, *, width: int, checkpointi
     return tokens * (kept * width + (12 * shape.vocab_size if logits else 0)) / GIB
 
 
+def forward_memory(shape: ModelShape, tokens: int, *, width: int, logits: bool) -> float:
+    """GiB of a pass without gradients: one layer's values at a time, and the logits in float32 where they are asked for."""
+    layer = 4 * shape.hidden_size + 2 * shape.head_dim * (shape.heads + shape.kv_heads) + 2 * shape.intermediate_size
+    return tokens * (layer * width + (4 * shape.vocab_size if logits else 0)) / GIB
+
+
 def kv_cache_memory(shape: ModelShape, sequences: float, length: int, tensor_parallel: int) -> float:
     """GiB per GPU of keys and values of `sequences` at once, in two bytes each."""
     per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * 2
     return sequences * length * per_token / tensor_parallel / GIB
 
 
+def collective_seconds(
+    shape: ModelShape, gpus: int, sharding: Sharding, plan: PlanSettings, *, training: bool
+) -> float:
+    """Seconds that GPUs exchange weights and gradients for one batch, none of it hidden behind arithmetic.
+
+    ZeRO-3 gathers two bytes a parameter for a forward pass, and in training again for the backward pass, with gradients
+    scattered after it; ZeRO-2 gathers once after a step; DDP reduces four bytes a parameter twice over.
+    """
+    if gpus == 1 or (sharding != "zero3" and not training):
+        return 0.0
+    weights_in_bytes = {"zero3": 6 if training else 2, "zero2": 4, "none": 8}[sharding]
+    return weights_in_bytes * shape.parameters / (plan.gather_gb_s * 1e9)
+
+
+def compute_seconds(flops: float, gpus: int, plan: PlanSettings) -> float:
+    """Seconds of arithmetic at the share of the peak that the plan assumes."""
+    return flops / (gpus * plan.gpu.tflops * 1e12 * plan.mfu)
+
+
+def decode_seconds(shape: ModelShape, tokens: float, width: int, tensor_parallel: int, plan: PlanSettings) -> float:
+    """Seconds to decode a batch for `tokens` steps: each step reads all weights once from the GPU's memory."""
+    weights = shape.parameters * width / tensor_parallel
+    return tokens * weights / (plan.gpu.memory_gb_s * 1e9 * plan.bandwidth_share)
+
+
 def estimate_reward(asset: str, role: str, config: RewardConfig, profile: Profile, needs: JobResources) -> Estimate:
     """Training one reward model: at most `max_train_rows` rows of at most `max_length` tokens (two for a pair)."""
-    plan, shape = profile.plan, profile.plan.models.get(role, policy_shape(profile))
+    plan, shape = profile.plan, role_shape(profile, role)
     gpus = max(1, needs.nodes * needs.gpus_per_node)
     sides = 1 if config.objective == "bce" else 2
     tokens = config.max_train_rows * config.max_length * sides * config.epochs
-    recompute = config.gradient_checkpointing or plan.gradient_checkpointing
-    at_once = min(config.micro_batch_tokens or config.batch_tokens // gpus, plan.micro_batch_tokens)
-    width = 2 if config.dtype == "bfloat16" else 4
-    kept = activation_memory(shape, at_once, width=width, checkpointing=recompute, logits=False)
+    recompute, sharding = config.gradient_checkpointing, sharding_of(profile, "train_reward")
+    at_once = config.micro_batch_tokens or math.ceil(config.batch_tokens / gpus)
+    kept = activation_memory(shape, at_once, width=_width(config.dtype), checkpointing=recompute, logits=False)
     flops = (8 if recompute else 6) * shape.parameters * float(tokens)
-    states = state_memory(shape, gpus, sharding_of(profile, "train_reward"))
-    return Estimate(
-        "train_reward", asset, needs, {**states, "activations": kept}, tokens, flops,
-        _gpu_hours(flops, plan.mfu_training, profile) if needs.gpus_per_node else 0.0,
-    )  # fmt: skip
+    batches = math.ceil(tokens / (at_once * gpus))
+    seconds = {
+        "training": compute_seconds(flops, gpus, plan),
+        "gathers": batches * collective_seconds(shape, gpus, sharding, plan, training=True),
+    }
+    memory = {**state_memory(shape, gpus, sharding), "activations": kept}
+    passes = "each row's prompt once an epoch" if config.share_prefixes else "each side's prompt once an epoch"
+    return _estimate("train_reward", asset, needs, memory, tokens, flops, seconds, passes)
 
 
 def estimate_base(profile: Profile, needs: JobResources) -> Estimate:
-    """Training the small base policy; a checkpoint given by path is only copied."""
-    config, shape = profile.base_policy, policy_shape(profile)
+    """Training the small base policy; a checkpoint given by path is loaded and its loss on held-out replies read."""
+    config, shape, plan = profile.base_policy, policy_shape(profile), profile.plan
     if config.checkpoint is not None:
-        return Estimate("train_base_policy", "base_policy", needs)
+        length = plan.prompt_tokens + REPLY_TOKENS
+        tokens = config.heldout_conversations * length
+        memory = {
+            "weights": shape.parameters * 2 / GIB,
+            "activations": forward_memory(shape, 32 * length, width=2, logits=True),
+        }
+        flops = 2.0 * shape.parameters * tokens
+        seconds = {"held-out loss": compute_seconds(flops, 1, plan)}
+        return _estimate("train_base_policy", "base_policy", needs, memory, tokens, flops, seconds, "")
     tokens = config.steps * config.batch_tokens
     kept = activation_memory(shape, config.batch_tokens, width=4, checkpointing=False, logits=True)
     flops = 6.0 * shape.parameters * tokens
     memory = {**state_memory(shape, 1), "activations": kept}
-    hours = _gpu_hours(flops, profile.plan.mfu_training, profile) if needs.gpus_per_node else 0.0
-    return Estimate("train_base_policy", "base_policy", needs, memory, tokens, flops, hours)
+    seconds = {"training": compute_seconds(flops, 1, plan)}
+    return _estimate("train_base_policy", "base_policy", needs, memory, tokens, flops, seconds, "")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """One round of replies: tokens, FLOPs, seconds and memory of the engine that samples them."""
+
+    tokens: float
+    flops: float
+    seconds: Mapping[str, float]
+    cache: float
+
+
+def sampling_of(
+    shape: ModelShape,
+    config: OptimisationConfig | EvaluationConfig,
+    prompts: int,
+    gpus: int,
+    width: int,
+    plan: PlanSettings,
+) -> Sampling:
+    """`completions_per_prompt` replies to each of `prompts`: a prompt is passed once, its replies decoded side by side.
+
+    A round is over when its longest reply is, and an engine's share is a whole number of prompts: both are idle time.
+    """
+    split = config.vllm.tensor_parallel if config.engine == "vllm" else 1
+    engines = max(1, gpus // split)
+    share = math.ceil(prompts / engines)
+    k, longest = config.completions_per_prompt, config.max_new_tokens
+    reply = longest * plan.reply_share
+    one_prompt = kv_cache_memory(shape, k, plan.prompt_tokens + longest, split)
+    if config.engine == "vllm":  # takes its share of the GPU whole, and has as many replies at once as fit into it
+        cache = config.vllm.memory_share * plan.gpu.memory_gb - shape.parameters * width / split / GIB
+        at_once = min(share, max(1, int(cache / one_prompt)))
+        cache = max(cache, one_prompt)
+    else:
+        at_once = min(share, max(1, config.sampling_tokens // (plan.prompt_tokens + k * longest // 4)))
+        cache = at_once * one_prompt
+    rounds = math.ceil(share / at_once)
+    tokens = prompts * (plan.prompt_tokens + k * reply)
+    flops = 2.0 * shape.parameters * tokens
+    decoding = max(
+        rounds * decode_seconds(shape, reply, width, split, plan),
+        compute_seconds(2.0 * shape.parameters * prompts * k * reply, engines * split, plan),
+    )
+    prefill = compute_seconds(2.0 * shape.parameters * prompts * plan.prompt_tokens, engines * split, plan)
+    whole = rounds * decode_seconds(shape, longest, width, split, plan)
+    uneven = (prefill + decoding) * (share * engines / prompts - 1)
+    idle = max(0.0, whole - decoding) + uneven
+    return Sampling(tokens, flops, {"sampling": prefill + decoding, "idle ranks": idle}, cache)
 
 
 def estimate_policy(candidate: str, config: OptimisationConfig, profile: Profile, needs: JobResources) -> Estimate:
-    """Optimising one candidate: sample, score with every reward model, two log-probability passes, update."""
+    """Optimising one candidate: sample, score with every reward model, log-ratios, update; all ranks do each in turn."""
     plan, shape = profile.plan, policy_shape(profile)
     asset = f"crraft_policy[{candidate}]"
     if config.optimiser == "none":
         return Estimate("optimise_policy", asset, needs)
-    gpus = max(1, needs.nodes * needs.gpus_per_node)
-    reply = int(config.max_new_tokens * plan.reply_share)
-    length = plan.prompt_tokens + reply
-    replies = config.prompts_per_iteration * config.completions_per_prompt
-    rewards = sum(plan.models.get(role, shape).parameters for role in ROLES)
-    sampled = config.prompts_per_iteration * plan.prompt_tokens + replies * reply
-    sampling = 2.0 * shape.parameters * sampled
-    scoring = 2.0 * replies * length * (rewards + 2 * shape.parameters)
-    update = (8.0 if plan.gradient_checkpointing else 6.0) * shape.parameters * config.prompts_per_iteration * length
+    gpus, sharding = max(1, needs.nodes * needs.gpus_per_node), sharding_of(profile, "optimise_policy")
+    width, prompts = _width(config.dtype), config.prompts_per_iteration
+    reply = config.max_new_tokens * plan.reply_share
+    rewards = {role: role_shape(profile, role) for role in ROLES}
+    sampled = sampling_of(shape, config, prompts, gpus, width, plan)
+    # A reward model reads a prompt once for all its replies; a log-ratio and the update read it with each reply.
+    scored = prompts * (plan.prompt_tokens + config.completions_per_prompt * reply)
+    chosen = prompts * (plan.prompt_tokens + reply)
+    asked = chosen * (1 + RATIOS_BEYOND_FIRST)
+    flops = {
+        "scoring": 2.0 * scored * sum(one.parameters for one in rewards.values()),
+        "log-ratios": 2.0 * asked * shape.parameters,
+        "update": update_flops(shape, config, plan),
+    }
+    gathers = collective_seconds(shape, gpus, sharding, plan, training=True) * config.updates_per_iteration
+    for one, tokens, at_once in [
+        *((one, scored, SCORING_TOKENS) for one in rewards.values()), (shape, asked, config.forward_tokens)
+    ]:  # fmt: skip
+        gathers += math.ceil(tokens / gpus / at_once) * collective_seconds(one, gpus, sharding, plan, training=False)
+    seconds = {
+        **sampled.seconds,
+        **{name: compute_seconds(value, gpus, plan) for name, value in flops.items()},
+        "gathers": gathers,
+        "weight transfer": transfer_seconds(shape, config, gpus, sharding, plan),
+    }
+    seconds["idle ranks"] += (seconds["scoring"] + seconds["update"]) * (math.ceil(prompts / gpus) * gpus / prompts - 1)
     steps = config.iterations
-    hours = _gpu_hours(steps * sampling, plan.mfu_sampling, profile)
-    hours += _gpu_hours(steps * (scoring + update), plan.mfu_training, profile)
-    copies = max(1, gpus // plan.tensor_parallel)
-    sharding = sharding_of(profile, "optimise_policy")
     shards = gpus if sharding == "zero3" else 1
-    width = 2 if needs.gpus_per_node else 4
+    engine = shape.parameters * width / config.vllm.tensor_parallel / GIB if config.engine == "vllm" else 0.0
+    if config.engine == "transformers" and shards > 1:
+        engine = shape.parameters * width / GIB  # a whole copy on each rank samples
     memory = {
         **state_memory(shape, gpus, sharding),
-        "activations": activation_memory(
-            shape, min(config.forward_tokens, plan.micro_batch_tokens), width=width,
-            checkpointing=plan.gradient_checkpointing, logits=True,
+        "activations": max(
+            activation_memory(
+                shape, config.forward_tokens, width=width, checkpointing=config.gradient_checkpointing, logits=True
+            ),
+            *(forward_memory(one, SCORING_TOKENS, width=width, logits=False) for one in rewards.values()),
         ),
-        "reference and rewards": (shape.parameters + rewards) * width / shards / GIB,
-        "sampling engine": shape.parameters * width / plan.tensor_parallel / GIB if gpus > 1 else 0.0,
-        "KV cache": kv_cache_memory(
-            shape, replies / copies, plan.prompt_tokens + config.max_new_tokens, plan.tensor_parallel
-        ),
-    }  # fmt: skip
-    tokens = float(steps * (sampled + replies * length))
-    total = steps * (sampling + scoring + update)
-    return Estimate("optimise_policy", asset, needs, memory, tokens, total, hours if needs.gpus_per_node else 0.0)
+        "reference and rewards": (shape.parameters + sum(one.parameters for one in rewards.values()))
+        * width
+        / shards
+        / GIB,
+        "sampling engine": engine,
+        "KV cache": sampled.cache,
+    }
+    total = steps * (sampled.flops + sum(flops.values()))
+    passes = (
+        f"each prompt of a step: once by the sampler, once by each of {len(rewards)} reward models for its "
+        f"{config.completions_per_prompt} replies, {1 + RATIOS_BEYOND_FIRST:g} times by the reference policy, "
+        "once by the update"
+    )
+    tokens_all = steps * (sampled.tokens + len(rewards) * scored + asked + chosen)
+    return _estimate(
+        "optimise_policy", asset, needs, memory, tokens_all, total, {k: steps * v for k, v in seconds.items()}, passes
+    )
+
+
+def update_flops(shape: ModelShape, config: OptimisationConfig, plan: PlanSettings) -> float:
+    """FLOPs of one step's update: one reply a prompt, forward and backward."""
+    tokens = config.prompts_per_iteration * (plan.prompt_tokens + config.max_new_tokens * plan.reply_share)
+    return (8.0 if config.gradient_checkpointing else 6.0) * tokens * shape.parameters
+
+
+def transfer_seconds(
+    shape: ModelShape, config: OptimisationConfig, gpus: int, sharding: Sharding, plan: PlanSettings
+) -> float:
+    """Seconds of one step until the sampler holds the new policy.
+
+    By vLLM: gathered, written to a folder on the shared disk by the first rank and read by every engine. In this process:
+    nothing where the trained model samples itself, a gather where it is sharded.
+    """
+    if config.engine == "transformers":
+        return collective_seconds(shape, gpus, sharding, plan, training=False)
+    size = 2.0 * shape.parameters
+    engines = max(1, gpus // config.vllm.tensor_parallel)
+    return size / (plan.gather_gb_s * 1e9) + (1 + engines) * size / (plan.disk_gb_s * 1e9)
 
 
 def estimate_evaluation(candidate: str, profile: Profile, needs: JobResources) -> Estimate:
     """Sampling a candidate's replies to the evaluation prompts, and scoring them with every reward model."""
     plan, shape, config = profile.plan, policy_shape(profile), profile.offline_evaluation
-    gpus = max(1, needs.nodes * needs.gpus_per_node)
+    gpus, sharding = max(1, needs.nodes * needs.gpus_per_node), sharding_of(profile, "evaluate_candidate")
     prompts = config.max_prompts or profile.evaluation_prompts.evaluation_prompts
-    reply = int(config.max_new_tokens * plan.reply_share)
-    replies = prompts * config.completions_per_prompt
-    rewards = sum(plan.models.get(role, shape).parameters for role in ROLES)
-    sampled = prompts * plan.prompt_tokens + replies * reply
-    scored = replies * (plan.prompt_tokens + reply)
-    sampling, scoring = 2.0 * shape.parameters * sampled, 2.0 * rewards * scored
-    hours = _gpu_hours(sampling, plan.mfu_sampling, profile) + _gpu_hours(scoring, plan.mfu_training, profile)
-    width = 2 if needs.gpus_per_node else 4
-    shards = gpus if sharding_of(profile, "evaluate_candidate") == "zero3" else 1
-    at_once = min(replies, config.completions_per_prompt * max(1, config.sampling_tokens // plan.prompt_tokens))
+    width = _width(config.dtype)
+    rewards = [role_shape(profile, role) for role in ROLES]
+    sampled = sampling_of(shape, config, prompts, gpus, width, plan)
+    scored = prompts * (plan.prompt_tokens + config.completions_per_prompt * config.max_new_tokens * plan.reply_share)
+    scoring = 2.0 * scored * sum(one.parameters for one in rewards)
+    shards = gpus if sharding == "zero3" else 1
+    split = config.vllm.tensor_parallel if config.engine == "vllm" else 1
     memory = {
-        "weights": (shape.parameters / plan.tensor_parallel + rewards / shards) * width / GIB,
-        "KV cache": kv_cache_memory(shape, at_once, plan.prompt_tokens + config.max_new_tokens, plan.tensor_parallel),
+        "weights": (shape.parameters / split + sum(one.parameters for one in rewards) / shards) * width / GIB,
+        "KV cache": sampled.cache,
+        "activations": max(forward_memory(one, SCORING_TOKENS, width=width, logits=False) for one in rewards),
     }
-    asset = f"offline_evaluation[{candidate}]"
-    total = hours if needs.gpus_per_node else 0.0
-    return Estimate("evaluate_candidate", asset, needs, memory, sampled + scored, sampling + scoring, total)
+    batches = math.ceil(scored / gpus / SCORING_TOKENS)
+    gathers = sum(batches * collective_seconds(one, gpus, sharding, plan, training=False) for one in rewards)
+    seconds = {**sampled.seconds, "scoring": compute_seconds(scoring, gpus, plan), "gathers": gathers}
+    passes = f"each prompt once by the sampler, once by each of {len(rewards)} reward models for its replies"
+    return _estimate(
+        "evaluate_candidate", f"offline_evaluation[{candidate}]", needs, memory, sampled.tokens + len(rewards) * scored,
+        sampled.flops + scoring, seconds, passes,
+    )  # fmt: skip
+
+
+def estimate_exposures(candidate: str, profile: Profile, needs: JobResources) -> Estimate:
+    """A simulated A/B arm: the candidate answers in the job itself, in float32."""
+    plan, shape = profile.plan, policy_shape(profile)
+    at_once, length = math.ceil(SAMPLING_TOKENS / plan.prompt_tokens), plan.prompt_tokens + REPLY_TOKENS
+    memory = {
+        "weights": shape.parameters * 4 / GIB,
+        "KV cache": 2 * kv_cache_memory(shape, at_once, length, 1),  # of four bytes each
+        "activations": forward_memory(shape, SAMPLING_TOKENS, width=4, logits=False),
+    }
+    return _estimate("play_ab_test", f"ab_exposures[{candidate}]", needs, memory, 0.0, 0.0, {}, "")
+
+
+def estimate_backtest(profile: Profile, needs: JobResources) -> Estimate:
+    """P[signal] reads the replies of past policies, in float32."""
+    shape, tokens = role_shape(profile, ROLES[0]), profile.offline_online_backtest.batch_tokens
+    memory = {
+        "weights": shape.parameters * 4 / GIB,
+        "activations": forward_memory(shape, tokens, width=4, logits=False),
+    }
+    return _estimate("offline_online_backtest", "offline_online_backtest", needs, memory, 0.0, 0.0, {}, "")
 
 
 def assumptions(profile: Profile) -> list[str]:
     """What the estimates rest on, in words."""
     plan = profile.plan
-    shapes = {
-        "policy": policy_shape(profile),
-        **{role: plan.models.get(role, policy_shape(profile)) for role in ROLES},
-    }
+    shapes = {"policy": policy_shape(profile), **{role: role_shape(profile, role) for role in ROLES}}
     return [
         *[f"{role}: {shape.parameters / 1e9:.3g} billion parameters" for role, shape in shapes.items()],
-        f"GPU: {plan.gpu.name}, {plan.gpu.memory_gb:g} GiB, {plan.gpu.tflops:g} TFLOP/s dense bf16",
-        f"MFU: {plan.mfu_training:.0%} in training and scoring, {plan.mfu_sampling:.0%} in sampling",
-        f"a prompt has {plan.prompt_tokens} tokens, a reply {plan.reply_share:.0%} of max_new_tokens",
-        f"a sampling engine's weights are split over {plan.tensor_parallel} GPU(s); "
-        f"{plan.micro_batch_tokens} tokens at once per GPU; "
-        f"activations are {'recomputed' if plan.gradient_checkpointing else 'kept'}",
+        f"GPU: {plan.gpu.name}, {plan.gpu.memory_gb:g} GiB, {plan.gpu.tflops:g} TFLOP/s dense bf16, "
+        f"{plan.gpu.memory_gb_s:g} GB/s from its memory",
+        f"arithmetic reaches {plan.mfu:.0%} of the peak; decoding {plan.bandwidth_share:.0%} of the memory's rate",
+        f"a prompt has {plan.prompt_tokens} tokens, a reply {plan.reply_share:.0%} of max_new_tokens on average; a round of "
+        "sampling ends with its longest reply, of max_new_tokens",
+        f"GPUs exchange {plan.gather_gb_s:g} GB/s each, none of it hidden behind arithmetic; the shared disk gives and takes "
+        f"{plan.disk_gb_s:g} GB/s, all nodes together",
         "training states: 16 bytes a parameter unsharded, 2 + 18 / GPUs with ZeRO-2, 18 / GPUs and the largest layer "
         "whole with ZeRO-3",
         "models are sharded as the job's launcher's accelerate_config says: reference policy and reward models with ZeRO-3 "
         "alone; a sampling engine over several GPUs is vLLM's",
+        f"a process without a GPU takes {PROCESS_GIB:g} GiB before it loads a model",
     ]
 
 
-def _gpu_hours(flops: float, mfu: float, profile: Profile) -> float:
-    return flops / (profile.plan.gpu.tflops * 1e12 * mfu) / 3600
+def _estimate(
+    job: str, asset: str, needs: JobResources, memory: Mapping[str, float], tokens: float, flops: float,
+    seconds: Mapping[str, float], passes: str,
+) -> Estimate:  # fmt: skip
+    """The estimate; without a GPU a process's own memory counts, and time is not estimated."""
+    if needs.gpus_per_node:
+        return Estimate(job, asset, needs, memory, tokens, flops, seconds, passes)
+    return Estimate(job, asset, needs, {**memory, "process": PROCESS_GIB}, tokens, flops, {}, passes)
+
+
+def _width(dtype: str) -> int:
+    return 2 if dtype == "bfloat16" else 4

@@ -40,22 +40,22 @@ class ModelShape(_Frozen):
 
 
 class Gpu(_Frozen):
-    """One accelerator; TFLOP/s are dense bf16, from its data sheet."""
+    """One accelerator; TFLOP/s are dense bf16, from its data sheet, as is what its memory gives a second."""
 
     name: str
     memory_gb: float = Field(gt=0, description="GiB that can be allocated")
     tflops: float = Field(gt=0)
+    memory_gb_s: float = Field(3350, gt=0, description="GB/s that its memory gives")
 
 
 class PlanSettings(_Frozen):
     """Assumptions of a plan. `models` gives shapes by role: policy, p_love, helpfulness, safety; None: the base policy's."""
 
     models: dict[str, ModelShape] = {}
-    gpu: Gpu = Gpu(name="H100 80 GB", memory_gb=79.0, tflops=989.0)
-    mfu_training: float = Field(0.35, gt=0, le=1, description="share of the peak that training and scoring reach")
-    mfu_sampling: float = Field(0.10, gt=0, le=1, description="share of the peak that sampling reaches")
+    gpu: Gpu = Gpu(name="H100 80 GB", memory_gb=79.0, tflops=989.0, memory_gb_s=3350.0)
+    mfu: float = Field(0.35, gt=0, le=1, description="share of the GPU's peak that arithmetic reaches")
+    bandwidth_share: float = Field(0.5, gt=0, le=1, description="share of the memory's rate that decoding reaches")
+    gather_gb_s: float = Field(250.0, gt=0, description="GB/s that each GPU receives when all gather weights")
+    disk_gb_s: float = Field(20.0, gt=0, description="GB/s of the shared disk, all nodes together")
     prompt_tokens: int = Field(128, ge=1, description="mean tokens of a prompt with its context")
     reply_share: float = Field(0.5, gt=0, le=1, description="mean length of a reply over max_new_tokens")
-    tensor_parallel: int = Field(1, ge=1, description="GPUs that hold one copy of the sampling engine's weights")
-    gradient_checkpointing: bool = False
-    micro_batch_tokens: int = Field(6144, ge=1, description="tokens of one forward pass on one GPU")

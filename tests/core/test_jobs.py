@@ -147,3 +147,39 @@ def test_two_processes_asked_for_one_fingerprint_share_one_job(tmp_path: Path) -
     both = [start(tmp_path, 1.5), start(tmp_path, 1.5)]
     assert sorted(process.communicate(timeout=60)[0].strip() for process in both) == ["False", "True"]
     assert (tmp_path / "ran").read_text() == "x"
+
+
+SUMS = """
+import sys
+from pathlib import Path
+import numpy as np
+import torch
+from resources.launchers.spec import JobSpec
+from rluf_assets.jobs.runner import run_job
+from rluf_assets.lake import Produced
+
+def stage(job):
+    values = np.random.default_rng(0).standard_normal((500, 700)).astype(np.float32)
+    one = torch.from_numpy(values)
+    (job.out / "sums.bin").write_bytes((values @ values.T).tobytes() + (one @ one.T).sum(0).numpy().tobytes())
+    (job.out / "threads.txt").write_text(str(torch.get_num_threads()))
+    return Produced(rows={"sums": 1})
+
+before = torch.get_num_threads()
+spec = JobSpec(name="sums", entrypoint="rluf_assets.jobs.ingest", version="1", seed=0, output_uri=sys.argv[1])
+print(run_job(spec, stage)[0].content_hash)
+assert torch.get_num_threads() == before
+"""
+
+
+def test_the_same_bytes_with_however_many_threads(tmp_path: Path) -> None:
+    hashes = set()
+    for threads in ("1", "2", "5"):
+        done = subprocess.run(
+            [sys.executable, "-c", SUMS, str(tmp_path / threads)],
+            env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert (tmp_path / threads / "threads.txt").read_text() == "1"
+        hashes.add(done.stdout.split()[-1])
+    assert len(hashes) == 1
