@@ -27,11 +27,14 @@ _ALIASES: Mapping[str, Sequence[str]] = {
     "conversation_id": ("conversation_id", "id", "chat_id"),
     "message_id": ("message_id", "id"),
     "user_id": ("user_id", "user"),
+    "parent_id": ("parent_id", "parentId", "parent_message_id", "parentMessageId"),
     "created_at": ("created_at", "timestamp"),
     "policy_version": ("policy_version", "model"),
 }
 _SIGNAL_NAMES = ("signal", "name", "key", "emoji")
-_PER_CONVERSATION = [name for name in MESSAGES if name in OPTIONAL or name in ("conversation_id", "user_id")]
+_PER_MESSAGE = [name for name in MESSAGES if name in OPTIONAL["messages"] or name in ("message_id", "user_id")]
+# What a conversation says once is said of each of its messages.
+_PER_CONVERSATION = ["conversation_id", *(name for name in _PER_MESSAGE if name not in ("message_id", "parent_id"))]
 
 
 def canonical_messages(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
@@ -156,7 +159,7 @@ def _exploded(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> tuple[
     rows = conversations.explode("message", "turn_index", "position", empty_as_null=False)
     inner = {
         target: source
-        for target in ("message_id", *_PER_CONVERSATION[1:])
+        for target in _PER_MESSAGE
         if (source := _source_of(target, layout, fields)) and not (target == "user_id" and layout.users != "logged")
     }
     named = rows.with_columns(pl.col("message").struct.field(source).alias(target) for target, source in inner.items())

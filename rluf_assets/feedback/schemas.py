@@ -19,6 +19,7 @@ PROMPT = pl.List(MESSAGE)
 MESSAGES: Mapping[str, pl.DataType] = {
     "conversation_id": pl.String(),
     "message_id": pl.String(),
+    "parent_id": pl.String(),
     "turn_index": pl.Int32(),
     "role": pl.String(),
     "content": pl.String(),
@@ -29,20 +30,25 @@ MESSAGES: Mapping[str, pl.DataType] = {
     "use_case": pl.String(),
     "locale": pl.String(),
     "reactions_shown": pl.Boolean(),
+    "assignment_probability": pl.Float64(),
+    "reply_logprob": pl.Float64(),
 }
 REACTIONS: Mapping[str, pl.DataType] = {
     "reaction_id": pl.String(),
+    "conversation_id": pl.String(),
     "message_id": pl.String(),
     "user_id": pl.String(),
     "signal": pl.String(),
     "value": pl.Int8(),
     "reacted_at": TIME,
+    "updated_at": TIME,
     "source": pl.String(),
 }
 # A source may lack these: the column is then null, never invented.
-OPTIONAL = frozenset(
-    {"created_at", "policy_version", "experiment_arm", "use_case", "locale", "reactions_shown", "reacted_at", "source"}
-)
+OPTIONAL: Mapping[str, frozenset[str]] = {
+    "messages": frozenset(MESSAGES) - {"conversation_id", "message_id", "turn_index", "role", "content", "user_id"},
+    "reactions": frozenset({"conversation_id", "reacted_at", "updated_at", "source"}),
+}
 TABLES = {"messages": MESSAGES, "reactions": REACTIONS}
 
 REPLY_COLUMNS = (
@@ -62,15 +68,16 @@ def label_column(signal: str) -> str:
 def conform(frame: pl.LazyFrame, table: str, where: str) -> pl.LazyFrame:
     """The frame with exactly the canonical columns of `table` in order and type; other columns are left out.
 
-    Casts only where no row can be lost or bent: integers and booleans to integers, times without a zone or of another
-    unit, ISO strings to times, all-null columns to anything. Raises DataError for a missing column or another type.
+    Casts only where no row can be lost or bent: integers and booleans to integers, numbers to floats, times without a
+    zone or of another unit, ISO strings to times, all-null columns to anything. Raises DataError for a missing column
+    or another type.
     """
     found = frame.collect_schema()
     columns = []
     for name, dtype in TABLES[table].items():
         if name in found:
             columns.append(_cast(name, found[name], dtype, where))
-        elif name in OPTIONAL:
+        elif name in OPTIONAL[table]:
             columns.append(pl.lit(None, dtype).alias(name))
         else:
             raise DataError(
@@ -86,6 +93,8 @@ def _cast(name: str, found: pl.DataType, expected: pl.DataType, where: str) -> p
         return column.cast(expected)
     if expected.is_integer() and (found.is_integer() or found == pl.Boolean):
         return column.cast(expected, strict=False)  # out of range becomes null: a row defect, not a lost partition
+    if expected.is_float() and (found.is_numeric() or found == pl.String):
+        return column.cast(expected, strict=False)  # text that is no number becomes null: not known
     if expected == pl.String and (found.is_integer() or found in (pl.Categorical, pl.Enum)):
         return column.cast(pl.String)
     if expected == pl.Boolean and found.is_integer():

@@ -124,7 +124,7 @@ def test_adversarial_users_are_dropped_by_name() -> None:
         pl.format("bot-{}", "message_id").alias("reaction_id"), "message_id", "user_id", pl.lit("love").alias("signal"),
         pl.lit(1, pl.Int8).alias("value"), pl.col("created_at").alias("reacted_at"), pl.lit("api").alias("source"),
     )  # fmt: skip
-    log = validated(messages, pl.concat([reactions, spam]))
+    log = validated(messages, pl.concat([reactions, spam], how="diagonal").select(reactions.columns))
     built = _build(log)
     holdout = _check(built)
     assert built.funnel.filter(pl.col("step") == "adversarial_user")["dropped"].item() == mine.height
