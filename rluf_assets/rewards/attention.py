@@ -1,5 +1,5 @@
-"""What a CPU computes in which precision: bfloat16 only where it has instructions for it, attention to be learned from
-in float32.
+"""How far a model's attention reaches, and what a CPU computes in which precision: bfloat16 only where it has
+instructions for it, attention to be learned from in float32.
 
 Without such instructions a bfloat16 product runs some fifty times slower than a float32 one. With them PyTorch's CPU
 flash attention still runs its bfloat16 backward several times slower than its float32 one, which costs more than
@@ -8,6 +8,8 @@ bfloat16 gains elsewhere. On a GPU the ordinary kernels are right.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +18,17 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 FLOAT32 = "sdpa_float32"
+
+# Settings that hold the width of an attention window, in the spellings of transformers' models.
+_WIDTH = re.compile(
+    r"(sliding|attention|attn|local|keep)_.*(window|window_size|chunk_size|chunk_length)|window_size|"
+    r"sliding_window|local_attention"
+)
+_WINDOWED = re.compile("sliding|chunk|local|window")
+_FULL = {"full_attention", "global_attention", "global", "attention"}
+# Settings of layers that carry a state from token to token, which no attention mask reaches.
+_STATEFUL = re.compile("(mamba|ssm|rwkv|linear_attn|linear_conv|lru|conv_L)_.*|state_size|lru_width")
+_OTHER_SENSES = re.compile("vision|image|audio|speech|video")
 
 
 def _sdpa_float32(
@@ -50,3 +63,29 @@ def pass_dtype(wanted: str, device: str) -> str:
         return wanted
     has_bfloat16 = any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
     return wanted if has_bfloat16 else "float32"
+
+
+def attention_window(config: PretrainedConfig | Mapping[str, Any]) -> int | None:
+    """Tokens that every layer of a model sees back from a token, itself included; None where all see all before them.
+
+    Within it a mask of our own (a tree's, a shared prefix's) means what the model's would; beyond, it would switch
+    windows off. 0: some layer is no such attention at all (a recurrence, a convolution, a sparse index). Looked for
+    wherever a config hides it: `layer_types`, windows per layer, nested text configs, switches such as Qwen2's.
+    """
+    widths = list(_widths(config.to_dict() if isinstance(config, PretrainedConfig) else config))
+    return min(widths) if widths else None
+
+
+def _widths(config: Mapping[str, Any]) -> Iterator[int]:
+    types = {str(kind) for key in ("layer_types", "attention_layers", "block_types") for kind in config.get(key) or ()}
+    windowed = {kind for kind in types if _WINDOWED.search(kind)}
+    stateful = config.get("model_type") in ("rwkv", "xlstm")
+    if stateful or types - windowed - _FULL or any(_STATEFUL.fullmatch(key) and value for key, value in config.items()):
+        yield 0
+    switched_off = config.get("use_sliding_window") is False
+    for key, value in config.items():
+        if isinstance(value, Mapping) and "num_hidden_layers" in value and not _OTHER_SENSES.search(key):
+            yield from _widths(value)
+        elif _WIDTH.fullmatch(key) and (windowed or not types) and not (switched_off and "sliding" in key):
+            values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
+            yield from (v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0)

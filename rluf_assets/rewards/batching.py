@@ -39,61 +39,113 @@ def make_unit(sequences: Sequence[np.ndarray], examples: Sequence[int], share: b
     return Unit(trees, tuple(examples))
 
 
-def plan_steps(
-    units: Sequence[Unit], batch_tokens: int, parts: int, rng: np.random.Generator
-) -> list[list[np.ndarray]]:
-    """One epoch: a list of steps, each a list of `parts` index arrays into `units`; every unit stands in exactly one.
+def plan_epochs(
+    units: Sequence[Unit], *, batch_tokens: int, runs: int = 1, parts: int, seed: int, epochs: int
+) -> list[list[list[np.ndarray]]]:
+    """Each epoch's steps, each a list of `parts` index arrays into `units`; every unit stands in exactly one of an epoch.
 
-    The steps do not depend on `parts`; one of fewer units than parts leaves some empty.
+    A step has at most `batch_tokens` tokens, padding included, and, where parts are at least `runs`, a part at most
+    batch_tokens/runs; a unit that is larger stands alone. Steps do not depend on `parts`; one of fewer units than parts
+    leaves some empty. All epochs have as many steps as the longest, for Trainer counts the first one's for all: steps
+    of shorter ones are cut in two, never joined, so none outgrows the budget.
     """
-    longest = np.array([unit.longest for unit in units])
-    rows = np.array([len(unit.trees) for unit in units])
-    order = rng.permutation(len(units))
-    tokens = float((longest * rows).sum())
-    bucket = max(1, int(len(units) * min(1.0, BUCKET_STEPS * batch_tokens / tokens)))
-    steps: list[np.ndarray] = []
-    for start in range(0, len(order), bucket):
-        members = order[start : start + bucket]
-        members = members[np.argsort(longest[members], kind="stable")]
-        steps.extend(_cut(members, longest, rows, batch_tokens))
-    return [_deal(steps[i], longest * rows, parts) for i in rng.permutation(len(steps))]
+    sizes = _Sizes.of(units)
+    plans = [sizes.steps(batch_tokens, runs, np.random.default_rng((seed, epoch))) for epoch in range(epochs)]
+    most = max(map(len, plans))
+    return [[sizes.deal(step, parts, batch_tokens // runs) for step in sizes.split(plan, most)] for plan in plans]
 
 
-def _cut(members: np.ndarray, longest: np.ndarray, rows: np.ndarray, budget: int) -> Iterator[np.ndarray]:
-    """Runs of units sorted by length whose padded size stays within the budget; a run has at least one unit."""
-    start, used = 0, 0
-    for i, unit in enumerate(members):
-        used += rows[unit]
-        if used * longest[unit] > budget and i > start:
-            yield members[start:i]
-            start, used = i, rows[unit]
-    yield members[start:]
+@dataclass(frozen=True)
+class _Sizes:
+    """Longest row and number of rows of each unit, shape (units,): what cutting and dealing need to know."""
 
+    longest: np.ndarray
+    rows: np.ndarray
 
-def _deal(step: np.ndarray, sizes: np.ndarray, parts: int) -> list[np.ndarray]:
-    """Contiguous parts of about equal size, each with at least one unit where there are enough."""
-    if parts == 1 or len(step) <= parts:
-        return list(np.array_split(step, parts))
-    share = np.cumsum(sizes[step]) / sizes[step].sum()
-    bounds = np.searchsorted(share, np.arange(1, parts) / parts) + 1
-    lowest = np.arange(1, parts)
-    bounds = np.clip(bounds, lowest, len(step) - parts + lowest)
-    return np.split(step, np.maximum.accumulate(np.maximum(bounds, lowest)))
+    @classmethod
+    def of(cls, units: Sequence[Unit]) -> _Sizes:
+        return cls(np.array([unit.longest for unit in units]), np.array([len(unit.trees) for unit in units]))
+
+    def padded(self, members: np.ndarray) -> int:
+        """Tokens of one pass over these units, padding included."""
+        return int(self.rows[members].sum() * self.longest[members].max()) if len(members) else 0
+
+    def steps(self, batch_tokens: int, runs: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """The units of each step, sorted by length within it, in random order."""
+        order = rng.permutation(len(self.longest))
+        tokens = float((self.longest * self.rows).sum())
+        bucket = max(1, int(len(order) * min(1.0, BUCKET_STEPS * batch_tokens / tokens)))
+        steps: list[np.ndarray] = []
+        for start in range(0, len(order), bucket):
+            members = order[start : start + bucket]
+            members = members[np.argsort(self.longest[members], kind="stable")]
+            joined: list[np.ndarray] = []
+            for run in self._cut(members, batch_tokens // runs):
+                if joined and (len(joined) == runs or sum(map(self.padded, [*joined, run])) > batch_tokens):
+                    steps.append(np.concatenate(joined))
+                    joined = []
+                joined.append(run)
+            steps.append(np.concatenate(joined))
+        return [steps[i] for i in rng.permutation(len(steps))]
+
+    def _cut(self, members: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+        """Runs of units sorted by length whose padded size stays within the budget; a run has at least one unit."""
+        start, used = 0, 0
+        for i, unit in enumerate(members):
+            used += self.rows[unit]
+            if used * self.longest[unit] > budget and i > start:
+                yield members[start:i]
+                start, used = i, self.rows[unit]
+        yield members[start:]
+
+    def deal(self, step: np.ndarray, parts: int, budget: int) -> list[np.ndarray]:
+        """Contiguous parts of about equal size, within the budget; each has a unit where there are enough."""
+        if parts == 1 or len(step) <= parts:
+            return list(np.array_split(step, parts))
+        sizes = (self.longest * self.rows)[step]
+        bounds = np.searchsorted(np.cumsum(sizes) / sizes.sum(), np.arange(1, parts) / parts) + 1
+        lowest = np.arange(1, parts)
+        bounds = np.clip(bounds, lowest, len(step) - parts + lowest)
+        dealt = np.split(step, np.maximum.accumulate(np.maximum(bounds, lowest)))
+        if any(self.padded(part) > budget and len(part) > 1 for part in dealt):
+            dealt = self.split(list(self._cut(step, budget)), parts)
+        return dealt
+
+    def split(self, pieces: list[np.ndarray], count: int) -> list[np.ndarray]:
+        """Halve the largest pieces of more than one unit until there are `count`; the order stays."""
+        pieces = list(pieces)
+        sizes = [self.padded(piece) if len(piece) > 1 else 0 for piece in pieces]
+        while len(pieces) < count:
+            i = int(np.argmax(sizes))
+            tokens = np.cumsum((self.longest * self.rows)[pieces[i]])
+            cut = min(int(np.searchsorted(tokens, tokens[-1] / 2)) + 1, len(pieces[i]) - 1)
+            pieces[i : i + 1] = halves = [pieces[i][:cut], pieces[i][cut:]]
+            sizes[i : i + 1] = [self.padded(half) if len(half) > 1 else 0 for half in halves]
+        return pieces
 
 
 class StepSampler(torch.utils.data.Sampler[list[int]]):
-    """This rank's batches of unit indices, epoch by epoch; `rounds` batches make one optimiser step."""
+    """This rank's batches of unit indices, epoch by epoch; `rounds` batches make one optimiser step.
+
+    A step has at most `batch_tokens` padded tokens over all ranks, a batch at most `micro_tokens` (None: as many).
+    """
 
     def __init__(
-        self, units: Sequence[Unit], *, batch_tokens: int, rounds: int, rank: int, ranks: int, seed: int, epochs: int
+        self,
+        units: Sequence[Unit],
+        *,
+        batch_tokens: int,
+        micro_tokens: int | None = None,
+        rank: int,
+        ranks: int,
+        seed: int,
+        epochs: int,
     ) -> None:
-        generators = [np.random.default_rng((seed, epoch)) for epoch in range(epochs)]
-        plans = [plan_steps(units, batch_tokens, rounds * ranks, generator) for generator in generators]
-        # Trainer counts steps of the first epoch for all: epochs differ by a few, so all get as many as the shortest,
-        # the last steps of longer ones joined.
-        steps = min(len(plan) for plan in plans)
-        self.plans = [_with_steps(plan, steps) for plan in plans]
-        self.rounds, self.rank, self.ranks = rounds, rank, ranks
+        runs = -(-batch_tokens // (micro_tokens or batch_tokens))
+        self.rounds, self.rank, self.ranks = -(-runs // ranks), rank, ranks
+        self.plans = plan_epochs(
+            units, batch_tokens=batch_tokens, runs=runs, parts=self.rounds * ranks, seed=seed, epochs=epochs
+        )
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -106,14 +158,6 @@ class StepSampler(torch.utils.data.Sampler[list[int]]):
         for parts in self.plans[self.epoch]:
             for turn in range(self.rounds):
                 yield parts[turn * self.ranks + self.rank].tolist()
-
-
-def _with_steps(plan: list[list[np.ndarray]], steps: int) -> list[list[np.ndarray]]:
-    """Fold surplus steps into the first ones, part by part."""
-    kept, surplus = plan[:steps], plan[steps:]
-    for i, parts in enumerate(surplus):
-        kept[i % steps] = [np.concatenate(pair) for pair in zip(kept[i % steps], parts, strict=True)]
-    return kept
 
 
 def collate(units: Sequence[Unit], pad_id: int) -> Batch:

@@ -55,7 +55,7 @@ class AdoptionConfig(_Frozen):
 class RewardConfig(_Frozen):
     """One reward model. `objective` decides the loss and the columns that the data must have."""
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     objective: Objective = "bce"
     base: str | None = Field(
@@ -77,7 +77,9 @@ class RewardConfig(_Frozen):
         "error", description="what a reply that does not fit even with one turn means; drop counts the rows"
     )
     on_empty_completion: Literal["error", "drop"] = "error"
-    share_prefixes: bool = Field(True, description="one pass over text that rows share; causal models only")
+    share_prefixes: bool = Field(
+        True, description="one pass over text that rows share; causal models whose attention spans max_length"
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "bfloat16",
         description="of the forward pass; weights stay float32. A CPU without bfloat16 instructions takes float32",

@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from rluf_assets.chat import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS
 from rluf_assets.errors import DataError
-from rluf_assets.rewards.attention import attention_for
+from rluf_assets.rewards.attention import attention_for, attention_window
 from rluf_assets.rewards.batching import Batch
 from rluf_assets.rewards.config import LoraConfig
 from rluf_assets.rewards.encoding import Encoder
@@ -51,6 +51,11 @@ class RewardNetwork:
     def is_causal(self) -> bool:
         """Whether scores can be read at any token, which sharing prefixes needs."""
         return isinstance(self.model, GenericForSequenceClassification)
+
+    def shares_prefixes(self, max_length: int) -> bool:
+        """Whether rows of up to `max_length` tokens may share a pass over what they share: it takes attention to all."""
+        window = attention_window(self.model.config)
+        return self.is_causal and (window is None or window >= max_length)
 
     @property
     def max_positions(self) -> int:

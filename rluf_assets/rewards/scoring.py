@@ -54,7 +54,7 @@ class RewardModel:
         self.calibration = calibration
         self.ensemble = ensemble
         self.encoder = Encoder(network.tokenizer, min(calibration.max_length, network.max_positions))
-        self.share_prefixes = share_prefixes and network.is_causal
+        self.share_prefixes = share_prefixes and network.shares_prefixes(self.encoder.max_length)
         self._reader = ScoreReader(network)
         self._passes: torch.nn.Module = network.model
         self.ranks = ALONE

@@ -65,18 +65,17 @@ class RewardTrainer(Trainer):
             # Accelerate reports one process under DeepSpeed on a CPU; torch knows better.
             ranks, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
         self.ranks = ranks
-        micro = config.micro_batch_tokens or config.batch_tokens
-        rounds = max(1, -(-config.batch_tokens // (micro * ranks)))
-        args.gradient_accumulation_steps = rounds
         self.sampler = StepSampler(
             units,
             batch_tokens=config.batch_tokens,
-            rounds=rounds,
+            micro_tokens=config.micro_batch_tokens,
             rank=rank,
             ranks=ranks,
             seed=seed,
             epochs=config.epochs,
         )
+        rounds = self.sampler.rounds
+        args.gradient_accumulation_steps = rounds
         steps = config.epochs * len(self.sampler) // rounds
         args.warmup_steps = round(steps * config.warmup_share)
         args.save_steps, args.logging_steps = config.checkpoint_steps, min(config.log_steps, steps)

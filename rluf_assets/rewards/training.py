@@ -100,9 +100,10 @@ def train_reward(
     counts["rows"] += left_out
     _need_both_classes(rows.filter(~held), config)
 
-    sharing = config.share_prefixes and network.is_causal
+    sharing = config.share_prefixes and network.shares_prefixes(encoder.max_length)
     if config.share_prefixes and not sharing:
-        progress(0, 1, f"{network.model.config.model_type}: no causal model, rows do not share prefixes")
+        why = "its attention has a window" if network.is_causal else "no causal model"
+        progress(0, 1, f"{network.model.config.model_type}: {why}, rows do not share prefixes")
     units = _units(encoding.take(~held), encoder.max_length, sharing)
     trainer = RewardTrainer(
         network,
