@@ -20,6 +20,9 @@ class Message(TypedDict):
 ROLES = ("system", "user", "assistant")
 END = "<|end|>"
 PAD = "<|pad|>"
+# What a template that writes today's date writes instead, unless a model's tokenizer says another: prompts, and what is
+# known by them, must be the same tomorrow. The date that Llama's own template falls back to.
+CHAT_DATE = "2024-07-26"
 SPECIAL_TOKENS = (PAD, END, *(f"<|{role}|>" for role in ROLES))
 
 # Used where a base model has no chat template of its own; saved with every model we train.

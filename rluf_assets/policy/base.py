@@ -30,6 +30,7 @@ from rluf_assets.policy.config import BasePolicyConfig
 from rluf_assets.policy.conversations import Conversation, Example, encode, load_conversations, load_corpus, one_turn
 from rluf_assets.policy.prompts import PromptEncoder
 from rluf_assets.policy.state import load_state, newest_state, save_state
+from rluf_assets.rewards.chat_tokens import DATE_KEY
 
 Report = Callable[[int, int, float], None]
 POOL_CONVERSATIONS = 512
@@ -53,6 +54,8 @@ def train_base_policy(
     """
     if config.checkpoint is not None:
         model, tokenizer = load_checkpoint(config.checkpoint)
+        if "strftime_now" in tokenizer.chat_template:
+            tokenizer.init_kwargs[DATE_KEY] = config.chat_date.isoformat()
         heldout = load_conversations(folders, config.heldout_conversations, seed) if folders else []
     else:
         conversations = load_conversations(folders, config.max_conversations + config.heldout_conversations, seed)

@@ -7,10 +7,12 @@ named, never positional: a weight whose name has no reward model behind it is an
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import date
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rluf_assets.chat import CHAT_DATE
 from rluf_assets.errors import ConfigError
 from rluf_assets.feedback.config import Format, MessagesLayout
 from rluf_assets.policy.judges import DEFAULT_JUDGES, find_judge
@@ -36,9 +38,12 @@ class Corpus(_Frozen):
 class BasePolicyConfig(_Frozen):
     """A small Llama-architecture policy trained on the logs, or a checkpoint given by path."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     checkpoint: str | None = Field(None, description="folder of a causal LM to take as it is; nothing is trained then")
+    chat_date: date = Field(
+        date.fromisoformat(CHAT_DATE), description="what a chat template that writes today's date writes"
+    )
     corpora: tuple[Corpus, ...] = Field(
         (), description="more to train on where the logs are few: each counts as much as the logs do"
     )

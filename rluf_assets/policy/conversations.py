@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from rluf_assets.chat import END, Message
+from rluf_assets.chat import Message
 from rluf_assets.errors import DataError
 from rluf_assets.feedback.config import IngestConfig
 from rluf_assets.feedback.ingest import read_table
@@ -19,8 +18,6 @@ from rluf_assets.policy.config import Corpus
 from rluf_assets.policy.prompts import PromptEncoder
 
 Conversation = list[Message]
-# What the toolkit's own template renders a user message and a reply to; ten times faster than Jinja, turn by turn.
-_DEFAULT_PIECES = ("<|user|>{}" + END + "<|assistant|>", "{}" + END)
 
 
 @dataclass(frozen=True)
@@ -91,42 +88,25 @@ def encode(conversations: Sequence[Conversation], encoder: PromptEncoder, max_to
 
     What is learned: every reply with its end token.
     """
-    texts, spans = [], []
-    for conversation in conversations:
-        pieces = _pieces(conversation, encoder)
-        spans.append(len(pieces))
-        texts += pieces
-    token_ids = encoder.token_ids(texts)
-    examples, at = [], 0
-    for size in spans:
-        example = Example([], [])
-        for i in range(at, at + size, 2):
-            turn = token_ids[i] + token_ids[i + 1]
-            if len(example.token_ids) + len(turn) > max_tokens:
+    rows = [encoder.chat.pieces(conversation) for conversation in conversations]
+    examples = []
+    for conversation, pieces, token_ids in zip(conversations, rows, encoder.chat.encode_pieces(rows), strict=True):
+        if sum(piece.reply for piece in pieces) < len(conversation) // 2:
+            raise DataError("chat template: the rendering of a conversation does not start with that of its prompt.")
+        example, turn = Example([], []), Example([], [])
+        for piece, ids in zip(pieces, token_ids, strict=True):
+            turn.token_ids.extend(ids)
+            turn.learned.extend([piece.reply] * len(ids))
+            if not piece.reply:
+                continue
+            if len(example.token_ids) + len(turn.token_ids) > max_tokens:
                 break
-            example.token_ids.extend(turn)
-            example.learned.extend([False] * len(token_ids[i]) + [True] * len(token_ids[i + 1]))
-        at += size
+            example.token_ids.extend(turn.token_ids)
+            example.learned.extend(turn.learned)
+            turn = Example([], [])
         if example.token_ids:
             examples.append(example)
     return examples
-
-
-def _pieces(conversation: Conversation, encoder: PromptEncoder) -> list[str]:
-    """The conversation's text, cut before and after each reply: what a prompt renders to, then the reply, and so on."""
-    if encoder.default_template:
-        return [
-            text.format(message["content"])
-            for message, text in zip(conversation, itertools.cycle(_DEFAULT_PIECES), strict=False)
-        ]
-    pieces, rendered = [], ""
-    for i in range(1, len(conversation), 2):
-        before, after = encoder.render(conversation[:i]), encoder.render_whole(conversation[: i + 1])
-        if not (before.startswith(rendered) and after.startswith(before)):
-            raise DataError("chat template: the rendering of a conversation does not start with that of its prompt.")
-        pieces += [before[len(rendered) :], after[len(before) :]]
-        rendered = after
-    return pieces
 
 
 def _turn(user: str, reply: str) -> tuple[Message, Message]:

@@ -24,7 +24,7 @@ class LlmJudge:
     def __init__(self, config: LlmJudgeConfig, *, device: str = "cpu", batch_tokens: int = 8_192) -> None:
         self.config, self.batch_tokens = config, batch_tokens
         self.engine = TransformersEngine(config.folder, device=device)
-        ids = self.engine.encoder.token_ids([config.positive, config.negative])
+        ids = self.engine.encoder.chat.encode_text([config.positive, config.negative])
         if not ids[0] or not ids[1] or ids[0][0] == ids[1][0]:
             raise ConfigError(
                 f"llm_judge {config.folder}: {config.positive!r} and {config.negative!r} start with the same token for "

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from rluf_assets.chat import CHAT_TEMPLATE, END, ROLES, Message, fit_prompt
-from rluf_assets.errors import DataError
+from rluf_assets.chat import ROLES, Message, fit_prompt
+from rluf_assets.rewards.chat_tokens import ChatTokens
 
 # Messages whose token ids are kept: a context comes back with every later reply of its conversation.
 CACHED_MESSAGES = 200_000
@@ -36,6 +36,11 @@ class Encoder:
     max_length: int
     _ids_of: dict[tuple[str, str], np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
+    @cached_property
+    def chat(self) -> ChatTokens:
+        """The tokenizer's chats; what is typed in them never becomes a control token."""
+        return ChatTokens(self.tokenizer)
+
     def encode(self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> Encoded:
         """Token ids of prompt and reply, each row at most `max_length` unless marked too long."""
         rows = [_conversation(p, c) for p, c in zip(prompts, completions, strict=True)]
@@ -47,7 +52,7 @@ class Encoder:
     def _by_message(self, rows: Sequence[list[Message]]) -> bool:
         """Whether rendering is a concatenation of messages that special tokens set apart: so with our own template."""
         known = all(message["role"] in ROLES for row in rows for message in row)
-        return known and self.tokenizer.chat_template == CHAT_TEMPLATE
+        return known and self.chat.own_template
 
     def _encode_by_message(self, rows: Sequence[list[Message]]) -> tuple[list[np.ndarray], list[int]]:
         """Tokenise each distinct message once; cutting a turn is then a matter of lengths."""
@@ -55,9 +60,9 @@ class Encoder:
             self._ids_of.clear()
         new = {(m["role"], m["content"]) for row in rows for m in row} - self._ids_of.keys()
         ordered = sorted(new)
-        # What CHAT_TEMPLATE makes of one message, without the cost of Jinja for each.
-        texts = [f"<|{role}|>{content}{END}" for role, content in ordered]
-        self._ids_of.update(zip(ordered, self._tokenise(texts), strict=True))
+        texts = [self.chat.message(role, content) for role, content in ordered]
+        found = (np.asarray(ids, dtype=np.int32) for ids in self.chat.encode_marked(texts))
+        self._ids_of.update(zip(ordered, found, strict=True))
 
         token_ids, dropped = [], []
         for row in rows:
@@ -86,22 +91,7 @@ class Encoder:
         return [*cut, reply], dropped
 
     def _ids(self, conversations: Sequence[list[Message]]) -> list[np.ndarray]:
-        if not conversations:
-            return []
-        try:
-            texts = self.tokenizer.apply_chat_template(list(conversations), tokenize=False)
-        except TemplateError as error:
-            raise DataError(
-                f"the model's chat template refuses these conversations ({error}). Bring the roles into the order it "
-                "expects, or train from a base without a template."
-            ) from error
-        return self._tokenise(texts)
-
-    def _tokenise(self, texts: list[str]) -> list[np.ndarray]:
-        if not texts:
-            return []
-        ids = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-        return [np.asarray(row, dtype=np.int32) for row in ids]
+        return [np.asarray(ids, dtype=np.int32) for ids in self.chat.encode(conversations)]
 
 
 def _conversation(prompt: Sequence[Message], completion: str) -> list[Message]:

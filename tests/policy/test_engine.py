@@ -153,7 +153,7 @@ def test_long_contexts_lose_their_oldest_turns(engine: TransformersEngine) -> No
     (cut,) = engine.encoder.encode([long[-len(turn) * 2 - 1 :]], room)
     assert len(ids) <= room
     assert ids[-len(cut) :] == cut
-    assert ids[0] == engine.encoder.token_ids(["<|user|>"])[0][0]
+    assert ids[0] == engine.encoder.tokenizer.convert_tokens_to_ids("<|user|>")
     assert engine.sample([long], n=1, max_new_tokens=30, seed=0)[0][0].text
 
 
