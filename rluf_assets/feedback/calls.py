@@ -1,8 +1,8 @@
-"""From logged model calls (a prompt with its history, and the reply) and scores to the canonical tables.
+"""From logged model calls and scores to the canonical tables: what the readers of tracing tools have in common.
 
-Tracing tools log calls, not conversations: each carries the whole history. Every call gives its last user message and
-its reply; only a conversation's first call gives the history before it too, so that nothing is there twice. Replies
-of that history were not offered here (`reactions_shown` false), and their time is the call's, the latest it can be.
+Tracing tools log calls, not conversations: each carries some of the history, and a turn takes one or many of them.
+`turns.py` finds the turns, `threads.py` the conversations. Replies of a history that were not logged as calls were not
+offered here (`reactions_shown` false), and their time is the call's, the latest it can be.
 """
 
 from __future__ import annotations
@@ -13,18 +13,25 @@ from typing import Any
 
 import polars as pl
 
+from rluf_assets.errors import DataError
 from rluf_assets.feedback.chat_json import Message, instant
 from rluf_assets.feedback.config import MessagesLayout
-from rluf_assets.feedback.schemas import REACTIONS, conform
+from rluf_assets.feedback.schemas import MESSAGES, REACTIONS, conform
+from rluf_assets.feedback.threads import Thread
+from rluf_assets.feedback.turns import Turn, turns_of
 
 Row = dict[str, Any]
-_PAST = pl.List(pl.Struct({"turn_index": pl.Int32, "role": pl.String, "content": pl.String}))
-CALL = {
-    "conversation_id": pl.String, "message_id": pl.String, "user_id": pl.String, "started": pl.String,
-    "ended": pl.String, "past": _PAST, "question": pl.String, "users": pl.Int32, "reply": pl.String,
-    "policy_version": pl.String, "use_case": pl.String, "locale": pl.String,
+_SAID = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+# A span of a trace. `speaks`: it may hold what the user said and read; `trace_is_reply`: a trace's only reply has its id;
+# `user_field`: the record has a place for its user, even if none is there.
+SPAN = {
+    "trace": pl.String, "span": pl.String, "parent": pl.String, "name": pl.String, "reply_id": pl.String,
+    "conversation_id": pl.String, "user_id": pl.String, "started": pl.String, "ended": pl.String, "messages": _SAID,
+    "reply": pl.String, "policy_version": pl.String, "use_case": pl.String, "locale": pl.String, "speaks": pl.Boolean,
+    "trace_is_reply": pl.Boolean, "user_field": pl.Boolean,
 }  # fmt: skip
-SCORE = {**REACTIONS, "value": pl.Int8, "reacted_at": pl.String}
+_TOLD: dict[str, pl.DataType] = {**MESSAGES, "created_at": pl.String()}
+SCORE = {**REACTIONS, "reacted_at": pl.String, "updated_at": pl.String}
 
 
 def rows_of(lines: pl.LazyFrame, read: Callable[[Any], list[Row]], schema: dict[str, Any]) -> pl.LazyFrame:
@@ -39,49 +46,53 @@ def rows_of(lines: pl.LazyFrame, read: Callable[[Any], list[Row]], schema: dict[
     return rows.explode("row", empty_as_null=False).unnest("row")
 
 
-def call(messages: list[Message], reply: str | None, **facts: Any) -> Row:
-    """A call's row: the last user message as its question, what came before as its past, turns counted."""
-    asked = max((place for place, one in enumerate(messages) if one["role"] == "user"), default=None)
-    past, turn = [], -1
-    for one in messages[:asked]:
-        turn += one["role"] == "user"
-        past.append({"turn_index": turn if one["role"] != "system" else max(turn, 0), **one})
+def span_row(messages: list[Message], reply: str | None, **facts: Any) -> Row:
+    """A row of `SPAN`; only one that speaks keeps its text."""
     times = {name: instant(facts.pop(name, None)) for name in ("started", "ended")}
-    question = messages[asked]["content"] if asked is not None else None
-    users = turn + 1 + (asked is not None)
-    return {**facts, **times, "past": past, "question": question, "users": users, "reply": reply}
+    spoken = {"messages": messages, "reply": reply} if facts.get("speaks") else {}
+    return {"trace_is_reply": True, "user_field": True, **facts, **times, **spoken}
 
 
-def from_calls(calls: pl.LazyFrame, where: str) -> pl.LazyFrame:
-    """Canonical messages of calls (columns of `CALL`)."""
-    in_conversation = pl.struct("started", "number").rank("ordinal").over("conversation_id").cast(pl.Int32) - 1
-    # Where no call carries a history, calls are counted; where they do, the users' messages in it are.
-    cumulative = pl.col("users").max().over("conversation_id") > 1
-    placed = calls.with_row_index("number").with_columns(nth=in_conversation, cumulative=cumulative)
-    placed = placed.with_columns(turn_index=pl.when("cumulative").then(pl.col("users") - 1).otherwise("nth"))
-    repeats = pl.col("nth") > pl.col("nth").min().over("conversation_id", "turn_index")  # the same question, retried
-    placed = placed.with_columns(repeats=repeats, nothing=pl.lit(None, pl.Boolean))
-    about = ["conversation_id", "user_id", "policy_version", "use_case", "locale"]
-    replies = placed.select(
-        *about, "message_id", "turn_index", role=pl.lit("assistant"), content="reply",
-        created_at=pl.coalesce("ended", "started"), reactions_shown="nothing", number="number", place=pl.lit(1),
-    )  # fmt: skip
-    questions = placed.filter(~pl.col("repeats"), pl.col("question").is_not_null()).select(
-        *about, pl.format("{}/{}/user", "conversation_id", "turn_index").alias("message_id"), "turn_index",
-        role=pl.lit("user"), content="question", created_at="started", reactions_shown="nothing", number="number",
-        place=pl.lit(0),
-    )  # fmt: skip
-    first = placed.filter(pl.col("nth") == 0, pl.col("past").list.len() > 0)
-    past = first.select(*about, "started", "number", nth=pl.int_ranges(pl.col("past").list.len()), past="past")
-    past = past.explode("nth", "past", empty_as_null=False).drop("nth").with_columns(
-        message_id=pl.format("{}/past/{}", "conversation_id", pl.int_range(pl.len()).over("number"))
-    )  # fmt: skip
-    history = past.unnest("past").select(
-        *about, "message_id", "turn_index", "role", "content", created_at="started",
-        reactions_shown=pl.when(pl.col("role") == "assistant").then(pl.lit(False)), number="number", place=pl.lit(-1),
-    )  # fmt: skip
-    rows = pl.concat([history, questions, replies]).sort("number", "place", maintain_order=True)
+def from_spans(spans: pl.LazyFrame, layout: MessagesLayout, where: str, no_users: str = "") -> pl.LazyFrame:
+    """Canonical messages of spans (columns of `SPAN`).
+
+    Raises DataError, which says `no_users`, where no span has a place for its user.
+    """
+
+    def told(frame: pl.DataFrame) -> pl.DataFrame:
+        rows = _told(frame, layout)
+        lost = layout.users == "logged" and rows and not any(row["user_id"] for row in rows)
+        if lost and not frame["user_field"].any():
+            raise DataError(
+                f"{where}: none of {frame.height} records says who the user is: {no_users} Or declare layout.users: "
+                f"per_conversation."
+            )
+        return pl.DataFrame([{name: row.get(name) for name in _TOLD} for row in rows], schema=_TOLD)
+
+    # No filter or choice of columns goes below: a conversation is read as a whole.
+    rows = spans.map_batches(
+        told, schema=_TOLD, predicate_pushdown=False, projection_pushdown=False, slice_pushdown=False
+    )
     return conform(rows, "messages", where)
+
+
+def _told(spans: pl.DataFrame, layout: MessagesLayout) -> list[Row]:
+    """Rows of messages: traces to turns, turns to conversations."""
+    traces: dict[str, list[Row]] = {}
+    for number, span in enumerate(spans.iter_rows(named=True)):
+        traces.setdefault(span["trace"] or span["span"] or span["reply_id"] or f"#{number}", []).append(span)
+    turns: dict[str, Turn] = {}
+    for trace in traces.values():
+        for turn in turns_of(trace):
+            turns.setdefault(turn.reply_id, turn)
+    conversations: dict[str | None, list[Turn]] = {}
+    for turn in turns.values():
+        if turn.facts["conversation_id"] is None:
+            turn.facts["conversation_id"] = turn.trace or turn.reply_id
+        if layout.users == "per_conversation":
+            turn.facts["user_id"] = turn.facts["conversation_id"]
+        conversations.setdefault(turn.facts["conversation_id"], []).append(turn)
+    return [row for said in conversations.values() for row in Thread(said).rows]
 
 
 def scored(name: str, value: float | str | None, layout: MessagesLayout, **facts: Any) -> list[Row]:
@@ -89,7 +100,8 @@ def scored(name: str, value: float | str | None, layout: MessagesLayout, **facts
 
     A categorical score's text is the signal itself. A score in between the two bounds revokes both signals.
     """
-    reaction_id, at = facts.pop("id"), instant(facts.pop("at", None))
+    reaction_id = facts.pop("id")
+    times = {"reacted_at": instant(facts.pop("at", None)), "updated_at": instant(facts.pop("updated", None))}
     rule = layout.scores.get(name)
     set_by_signal: dict[str, bool | None]
     if isinstance(value, str):
@@ -101,7 +113,7 @@ def scored(name: str, value: float | str | None, layout: MessagesLayout, **facts
         down = None if value is None else value <= rule.down_to
         set_by_signal = {signal: on for signal, on in ((rule.up, up), (rule.down, down)) if signal is not None}
     return [
-        {**facts, "reaction_id": f"{reaction_id}#{signal}", "signal": signal, "reacted_at": at,
+        {**facts, **times, "reaction_id": f"{reaction_id}#{signal}", "signal": signal,
          "value": None if on is None else int(on)}
         for signal, on in set_by_signal.items()
     ]  # fmt: skip

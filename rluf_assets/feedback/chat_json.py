@@ -82,6 +82,15 @@ def instant(value: Any) -> str | None:
         return None
 
 
+def moment(text: str | None) -> float | None:
+    """Epoch seconds of an ISO time (UTC where it names no zone), or None where it is none."""
+    try:
+        at = datetime.fromisoformat((text or "").strip())
+    except ValueError:
+        return None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+
+
 def _is_pair(value: list[Any]) -> bool:
     return len(value) == 2 and all(isinstance(part, str) for part in value)
 

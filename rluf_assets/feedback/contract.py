@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from rluf_assets.errors import DataError
+from rluf_assets.feedback.aliases import by_own_id
 from rluf_assets.feedback.config import ContractConfig
 from rluf_assets.feedback.defects import judge_messages, judge_reactions, mark_bursts
 from rluf_assets.feedback.labels import label_replies
@@ -24,6 +25,7 @@ _ROW_GROUP = 250_000
 # Enough to judge today's rows by, and the reactions to yesterday's.
 _OF_THE_DAY_BEFORE = [
     "conversation_id", "message_id", "turn_index", "role", "content", "user_id", "created_at", "reactions_shown",
+    "aliases",
 ]  # fmt: skip
 
 
@@ -99,7 +101,9 @@ def validate(
     judged, redacted = redact_column(_cut(judge_messages(today, config, before), config), "content", config.redaction)
     accepted = judged.filter(pl.col("defect").is_null())
     # From here on all is small or in memory already.
-    events = [mark_bursts(one, config).collect() for one in (reactions, next_reactions) if one is not None]
+    near = [judged] if before is None else [judged, before]
+    given = [by_own_id(one.collect(), near).lazy() for one in (reactions, next_reactions) if one is not None]
+    events = [mark_bursts(one, config).collect() for one in given]
     known = _targets(judged, before, pl.concat([one["message_id"] for one in events])).lazy()
     marked = judge_reactions(events[0].lazy(), known, config).collect()
     labelling = [marked]

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from rluf_assets.feedback.calls import CALL, SCORE, Row, call, from_calls, rows_of, scored
+from rluf_assets.feedback.calls import SCORE, SPAN, Row, from_spans, rows_of, scored, span_row
 from rluf_assets.feedback.chat_json import Message, messages_of, parsed, reply_of
 from rluf_assets.feedback.config import MessagesLayout
 from rluf_assets.feedback.schemas import conform
@@ -24,14 +24,21 @@ _TURN_EVENTS = {
     "gen_ai.system.message": "system", "gen_ai.user.message": "user", "gen_ai.assistant.message": "assistant",
 }  # fmt: skip
 _INDEXED = re.compile(r"gen_ai\.(prompt|completion)\.(\d+)\.(role|content)")
-_USERS = ("user.id", "enduser.id", "gen_ai.user.id", "user_id")
+_ASSOCIATED = "traceloop.association.properties."
+_USERS = (
+    "user.id", "enduser.id", "gen_ai.user.id", "user_id", f"{_ASSOCIATED}user_id", f"{_ASSOCIATED}user.id",
+    "langfuse.user.id",
+)  # fmt: skip
+_CONVERSATIONS = (
+    "gen_ai.conversation.id", "session.id", "conversation.id", f"{_ASSOCIATED}conversation_id",
+    f"{_ASSOCIATED}session_id", f"{_ASSOCIATED}chat_id", f"{_ASSOCIATED}thread_id", "langfuse.session.id",
+)  # fmt: skip
 
 
 def otel_messages(lines: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
-    """Every model call in the telemetry; spans without messages (tools, retrieval) are not calls."""
-    read = rows_of(lines, lambda record: [row for one in _records(record) for row in _call(one)], CALL)
-    # Instrumentations may log one call twice, on its span and as an event.
-    return from_calls(read.unique("message_id", keep="first", maintain_order=True), where)
+    """Every turn in the telemetry: an agent's span with those below it is one, as is a model call on its own."""
+    read = rows_of(lines, lambda record: [row for one in _records(record) for row in _call(one)], SPAN)
+    return from_spans(read, layout, where)
 
 
 def otel_evaluations(lines: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
@@ -80,23 +87,40 @@ def _value(value: Any) -> Any:
 
 
 def _call(record: dict[str, Any]) -> list[Row]:
+    """A span, or an event of a model call; other events are none."""
     attributes = record["attributes"]
+    name = _name(record)
     messages, reply = _current(attributes)
     if reply is None:
         messages, reply = _older(attributes, record.get("events") or [])
-    if not messages and reply is None:
+    speaks = bool(messages) or reply is not None
+    if name == _EVALUATION or not (speaks or _is_span(record)):
         return []
-    trace = _context(record, "trace_id", "traceId")
     return [
-        call(
-            messages, reply, message_id=attributes.get("gen_ai.response.id") or _context(record, "span_id", "spanId"),
-            conversation_id=_first(attributes, "gen_ai.conversation.id", "session.id") or trace,
-            user_id=_first(attributes, *_USERS), policy_version=_first(attributes, "gen_ai.response.model",
-            "gen_ai.request.model"), use_case=attributes.get("gen_ai.agent.name"),
+        span_row(
+            messages, reply, speaks=speaks, trace_is_reply=False, trace=_context(record, "trace_id", "traceId"),
+            span=_context(record, "span_id", "spanId"), parent=_parent(record), name=name,
+            reply_id=attributes.get("gen_ai.response.id"), conversation_id=_first(attributes, *_CONVERSATIONS),
+            user_id=_first(attributes, *_USERS),
+            policy_version=_first(attributes, "gen_ai.response.model", "gen_ai.request.model"),
+            use_case=_first(attributes, "gen_ai.agent.name", f"{_ASSOCIATED}use_case"),
             started=_first(record, "start_time", "startTimeUnixNano", "timestamp", "timeUnixNano"),
             ended=_first(record, "end_time", "endTimeUnixNano", "timestamp", "timeUnixNano"),
         )
     ]  # fmt: skip
+
+
+def _is_span(record: dict[str, Any]) -> bool:
+    started = _first(record, "start_time", "startTimeUnixNano")
+    return bool(started and _context(record, "span_id", "spanId") and _context(record, "trace_id", "traceId"))
+
+
+def _parent(record: dict[str, Any]) -> Any:
+    return _first(record, "parent_id", "parent_span_id", "parentSpanId")
+
+
+def _name(record: dict[str, Any]) -> Any:
+    return _first(record, "event_name", "eventName", "name") or record["attributes"].get("event.name")
 
 
 def _current(attributes: dict[str, Any]) -> tuple[list[Message], str | None]:
@@ -131,8 +155,7 @@ def _older(attributes: dict[str, Any], events: list[Any]) -> tuple[list[Message]
 
 def _evaluation(record: dict[str, Any], layout: MessagesLayout) -> list[Row]:
     attributes = record["attributes"]
-    name = _first(record, "event_name", "eventName", "name") or attributes.get("event.name")
-    events = [(name, attributes, record)]
+    events = [(_name(record), attributes, record)]
     for one in record.get("events") or []:  # the event may stand on the span itself
         events.append((one.get("name"), _plain(one.get("attributes")), {**record, **one}))
     rows = []
@@ -145,6 +168,7 @@ def _evaluation(record: dict[str, Any], layout: MessagesLayout) -> list[Row]:
             str(said.get("gen_ai.evaluation.name")), float(value) if value is not None else label, layout,
             id=f"{response or span}/{said.get('gen_ai.evaluation.name')}/{_at(place)}", at=_at(place),
             message_id=response, span_id=span, user_id=_first(said, *_USERS), source="otel",
+            conversation_id=_first(said, *_CONVERSATIONS),
         )  # fmt: skip
     return rows
 

@@ -32,6 +32,7 @@ MESSAGES: Mapping[str, pl.DataType] = {
     "reactions_shown": pl.Boolean(),
     "assignment_probability": pl.Float64(),
     "reply_logprob": pl.Float64(),
+    "aliases": pl.String(),
 }
 REACTIONS: Mapping[str, pl.DataType] = {
     "reaction_id": pl.String(),

@@ -1,9 +1,10 @@
-"""Langfuse exports (observations, scores) and LangSmith exports (runs, feedback) as canonical tables.
+"""Langfuse exports (observations, traces, scores) and LangSmith exports (runs, feedback) as canonical tables.
 
-Both log a tree of calls per trace, of which one is what the user saw: the root where it holds text, else the last
-model call. That reply's message id is the trace's, which scores and feedback carry too, so no table is needed to join
-the other. Only what came through the API counts as the users' own; scores of annotators and judges get their source
-before the name ("eval:helpful"), which the row contract then names as unknown.
+Both log a tree of calls per trace. A trace's only turn has the trace's id; of several turns each has the id of its call,
+and the trace's id stands for the last. A score belongs to the observation or run it names, and to its trace only where it
+names none; what is said of a whole session gets that before its name ("session:helpful"). Only what came through the API
+counts as the users' own: scores of annotators and judges get their source before the name ("eval:helpful"). The row
+contract then names such signals as unknown.
 """
 
 from __future__ import annotations
@@ -12,109 +13,175 @@ from typing import Any
 
 import polars as pl
 
-from rluf_assets.feedback.calls import CALL, SCORE, Row, call, from_calls, rows_of, scored
+from rluf_assets.feedback.calls import SCORE, SPAN, Row, from_spans, rows_of, scored, span_row
 from rluf_assets.feedback.chat_json import messages_of, parsed, reply_of
 from rluf_assets.feedback.config import MessagesLayout
 from rluf_assets.feedback.schemas import conform
 
-_CALL = {**CALL, "rank": pl.Int8}
-
 
 def langfuse_messages(lines: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
-    """Observations, in the names of the blob export (snake case) or of the API (camel case)."""
-    return from_calls(_seen_by_users(rows_of(lines, _observation, _CALL)), where)
+    """Observations, in the names of the blob export (snake case) or of the API (camel case), and their traces.
+
+    What stands on the trace alone (user, session) is read from rows of traces among them, or from the trace that an API
+    object wraps its observations in.
+    """
+    no_users = (
+        "Langfuse keeps user and session on the trace. Let the source match the export of traces as well as that of "
+        "observations."
+    )
+    return from_spans(rows_of(lines, _langfuse_spans, SPAN), layout, where, no_users)
 
 
 def langfuse_scores(lines: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
     """Scores: NUMERIC and BOOLEAN by value, CATEGORICAL by their text."""
-    return conform(rows_of(lines, lambda record: _langfuse_score(record, layout), SCORE), "reactions", where)
+    return conform(rows_of(lines, lambda record: _langfuse_scores(record, layout), SCORE), "reactions", where)
 
 
 def langsmith_messages(lines: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
     """Runs; the conversation is the thread named in the run's metadata, or else the trace."""
-    return from_calls(_seen_by_users(rows_of(lines, _run, _CALL)), where)
+    return from_spans(rows_of(lines, _run, SPAN), layout, where)
 
 
 def langsmith_feedback(lines: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
-    """Feedback rows; of one that was modified the later time counts."""
+    """Feedback rows; `modified_at` orders the states of one that was modified."""
     return conform(rows_of(lines, lambda record: _feedback(record, layout), SCORE), "reactions", where)
 
 
-def _seen_by_users(calls: pl.LazyFrame) -> pl.LazyFrame:
-    """One call per trace: the highest rank, of equals the last to end."""
-    order = pl.struct("rank", pl.coalesce("ended", "started"), "number").rank("ordinal", descending=True)
-    return calls.with_row_index("number").filter(order.over("message_id") == 1).drop("rank", "number")
+def _langfuse_spans(record: Any) -> list[Row]:
+    """A record's observations and traces: one row of either, or a trace with its observations inside."""
+    if not isinstance(record, dict):
+        return []
+    trace, inner = parsed(record.get("trace")), parsed(record.get("observations"))
+    if isinstance(inner, list) and any(isinstance(one, dict) for one in inner):
+        trace = trace if isinstance(trace, dict) else record
+        rows = [row for one in inner if isinstance(one, dict)
+                for row in _langfuse_spans({"traceId": trace.get("id"), **one})]  # fmt: skip
+        return [*_trace(trace), *rows]
+    get = _either(record)
+    if _is_score(get):
+        return []
+    return _observation(record) if get("trace_id", "traceId") and get("id") else _trace(record)
+
+
+def _trace(record: dict[str, Any]) -> list[Row]:
+    get = _either(record)
+    about = get("user_id", "userId", "session_id", "sessionId", "input", "output", "timestamp", "createdAt")
+    if not get("id") or about is None:
+        return []
+    return [
+        span_row(
+            messages_of(get("input"), "user"), reply_of(get("output")), trace=get("id"), span=get("id"), speaks=True,
+            conversation_id=get("session_id", "sessionId"), user_id=get("user_id", "userId"),
+            started=get("timestamp", "createdAt", "created_at"), policy_version=get("version", "release"),
+            use_case=get("name"), locale=_metadata(get("metadata")).get("locale"),
+        )
+    ]  # fmt: skip
 
 
 def _observation(record: dict[str, Any]) -> list[Row]:
     get = _either(record)
-    kind = str(get("type") or "").upper()
-    asked, answered = messages_of(get("input"), "user"), reply_of(get("output"))
-    root = not get("parent_observation_id", "parentObservationId")
-    if kind == "EVENT" or not (kind in ("GENERATION", "AGENT", "CHAIN") or root):
-        return []
-    metadata = parsed(get("metadata")) or {}
-    trace = get("trace_id", "traceId")
+    kind, parent = str(get("type") or "").upper(), get("parent_observation_id", "parentObservationId")
+    speaks = kind != "EVENT" and (kind in ("GENERATION", "AGENT", "CHAIN") or not parent)
     return [
-        call(
-            asked, answered, conversation_id=get("session_id", "sessionId") or trace, message_id=trace,
-            user_id=get("user_id", "userId"), started=get("start_time", "startTime"), ended=get("end_time", "endTime"),
-            policy_version=get("provided_model_name", "model", "version"), use_case=get("trace_name", "traceName"),
-            locale=metadata.get("locale") if isinstance(metadata, dict) else None, rank=_rank(asked, answered, root),
+        span_row(
+            messages_of(get("input"), "user"), reply_of(get("output")), speaks=speaks, name=get("name"),
+            trace=get("trace_id", "traceId"), span=get("id"), parent=parent,
+            conversation_id=get("session_id", "sessionId"), user_id=get("user_id", "userId"),
+            started=get("start_time", "startTime"), ended=get("end_time", "endTime"),
+            policy_version=get("provided_model_name", "providedModelName", "model", "version"),
+            use_case=get("trace_name", "traceName"), locale=_metadata(get("metadata")).get("locale"),
+            user_field="user_id" in record or "userId" in record,
         )
     ]  # fmt: skip
 
 
-def _langfuse_score(record: dict[str, Any], layout: MessagesLayout) -> list[Row]:
+def _langfuse_scores(record: Any, layout: MessagesLayout) -> list[Row]:
+    """A score, or those inside a trace of the API; other records are none."""
+    if not isinstance(record, dict):
+        return []
+    trace = parsed(record.get("trace"))
+    inner = parsed(record.get("scores")) or (trace.get("scores") if isinstance(trace, dict) else None)
+    if isinstance(inner, list):
+        named = trace.get("id") if isinstance(trace, dict) else record.get("id")
+        inside = [{"traceId": named, **one} for one in inner if isinstance(one, dict)]
+        return [row for one in inside for row in _langfuse_scores(one, layout)]
     get = _either(record)
+    if not _is_score(get):
+        return []
     source = str(get("source") or "API").upper()
-    name = str(get("name")) if source == "API" else f"{source.lower()}:{get('name')}"
+    trace_id, observation = get("trace_id", "traceId"), get("observation_id", "observationId")
+    session, run = get("session_id", "sessionId"), get("dataset_run_id", "datasetRunId")
+    whole = "" if trace_id or observation else "session:" if session else "dataset_run:" if run else ""
+    name = f"{whole}{get('name')}" if source == "API" else f"{source.lower()}:{whole}{get('name')}"
     text = get("string_value", "stringValue")
-    categorical = str(get("data_type", "dataType") or "").upper() == "CATEGORICAL"
-    value = (text if source == "API" else None) if categorical else _number(get("value"))
+    categorical = str(get("data_type", "dataType") or "").upper() in ("CATEGORICAL", "TEXT")
+    value = (text if source == "API" and not whole else None) if categorical else _number(get("value"))
+    updated = get("updated_at", "updatedAt")
     return scored(
-        name, value, layout, id=get("id"), at=get("timestamp", "updatedAt", "updated_at"),
-        message_id=get("trace_id", "traceId") or get("observation_id", "observationId"), source=source.lower(),
+        name, value, layout, id=get("id"), at=get("timestamp", "created_at", "createdAt") or updated, updated=updated,
+        message_id=observation or trace_id or session or run, source=source.lower(),
+        conversation_id=session if whole == "session:" else None,
     )  # fmt: skip
 
 
-def _run(record: dict[str, Any]) -> list[Row]:
-    inputs, outputs = messages_of(record.get("inputs"), "user"), reply_of(record.get("outputs"))
-    root = not (record.get("parent_run_id") or record.get("parent_run_ids"))
-    if not root and record.get("run_type") not in ("llm", "chain"):
+def _is_score(get: Any) -> bool:
+    """Whether a record is a score: it has a name and a value, and no start."""
+    value = get("value", "string_value", "stringValue", "data_type", "dataType")
+    return get("name") is not None and value is not None and get("start_time", "startTime") is None
+
+
+def _run(record: Any) -> list[Row]:
+    if not isinstance(record, dict) or not (record.get("run_type") or "inputs" in record or "outputs" in record):
         return []
-    extra = parsed(record.get("extra")) or {}
-    metadata = parsed(extra.get("metadata")) or {}
-    trace = record.get("trace_id") or record.get("id")
-    thread = next((metadata[key] for key in ("session_id", "thread_id", "conversation_id") if metadata.get(key)), trace)
-    model = metadata.get("ls_model_name") or metadata.get("revision_id")
+    metadata = _metadata((parsed(record.get("extra")) or {}).get("metadata")) or _metadata(record.get("metadata"))
+    parent = _parent_run(record)
+    thread = next((metadata[key] for key in ("session_id", "thread_id", "conversation_id") if metadata.get(key)), None)
     return [
-        call(
-            inputs, outputs, conversation_id=thread, message_id=trace, user_id=metadata.get("user_id"),
-            started=record.get("start_time"), ended=record.get("end_time"), policy_version=model,
-            use_case=metadata.get("use_case"), locale=metadata.get("locale"), rank=_rank(inputs, outputs, root),
+        span_row(
+            messages_of(record.get("inputs"), "user"), reply_of(record.get("outputs")), name=record.get("name"),
+            speaks=not parent or record.get("run_type") in ("llm", "chain"), span=record.get("id"), parent=parent,
+            trace=record.get("trace_id") or (None if parent else record.get("id")), conversation_id=thread,
+            user_id=metadata.get("user_id"), started=record.get("start_time"), ended=record.get("end_time"),
+            policy_version=metadata.get("ls_model_name") or metadata.get("revision_id"),
+            use_case=metadata.get("use_case"), locale=metadata.get("locale"),
         )
     ]  # fmt: skip
 
 
-def _feedback(record: dict[str, Any], layout: MessagesLayout) -> list[Row]:
+def _parent_run(record: dict[str, Any]) -> str | None:
+    """The run right above: by name, else by the dotted order (time and id of every run from the root to this one)."""
+    if parent := record.get("parent_run_id"):
+        return str(parent)
+    above = str(record.get("dotted_order") or "").split(".")[:-1]
+    if above and len(above[-1]) > 36:
+        return above[-1][-36:]
+    parents = parsed(record.get("parent_run_ids")) or []
+    return str(parents[-1]) if parents and isinstance(parents, list) else None
+
+
+def _feedback(record: Any, layout: MessagesLayout) -> list[Row]:
+    if not isinstance(record, dict) or record.get("key") is None or record.get("run_type"):
+        return []
     source = parsed(record.get("feedback_source")) or {}
     kind = str(source.get("type") or "api").lower()
-    key, score, value = str(record.get("key")), _number(record.get("score")), record.get("value")
+    run, trace, session = (record.get(name) for name in ("run_id", "trace_id", "session_id"))
+    whole = "session:" if not run and not trace else ""
+    key, score, value = f"{whole}{record['key']}", _number(record.get("score")), record.get("value")
+    text = kind == "api" and not whole and score is None and isinstance(value, str)
     return scored(
-        key if kind == "api" else f"{kind}:{key}",
-        value if kind == "api" and score is None and isinstance(value, str) else score,
-        layout, id=record.get("id"), at=record.get("modified_at") or record.get("created_at"),
-        message_id=record.get("trace_id") or record.get("run_id"), source=kind,
+        key if kind == "api" else f"{kind}:{key}", value if text else score, layout, id=record.get("id"),
+        at=record.get("created_at") or record.get("modified_at"), updated=record.get("modified_at"),
+        message_id=run or trace or session, source=kind,
     )  # fmt: skip
 
 
-def _rank(asked: list[dict[str, str]], answered: str | None, root: bool) -> int:
-    return (2 if root else 1) if asked and answered else 0
+def _metadata(value: Any) -> dict[str, Any]:
+    value = parsed(value)
+    return value if isinstance(value, dict) else {}
 
 
 def _either(record: dict[str, Any]) -> Any:
-    return lambda *names: next((record[name] for name in names if record.get(name) is not None), None)
+    return lambda *names: next((record[name] for name in names if record.get(name) not in (None, "")), None)
 
 
 def _number(value: Any) -> float | None:
