@@ -82,6 +82,8 @@ def signal_set_metrics(folder: str | Path) -> pl.DataFrame:
         train.select(
             pl.len().alias("train_rows"),
             pl.col("label").sum().alias("train_positives"),
+            pl.col("sample_weight").sum().alias("weight"),
+            pl.col("sample_weight").filter("label").sum().alias("weight_of_positives"),
             pl.col("created_at").max().alias("last"),
             pl.col("inclusion_probability").is_between(0, 1, closed="right").not_().sum().alias("train_bad_inclusion"),
             pl.col("message_id").is_duplicated().sum().alias("train_duplicates"),
@@ -103,13 +105,13 @@ def signal_set_metrics(folder: str | Path) -> pl.DataFrame:
     return row.with_columns(
         holdout_lead_s=(pl.col("first") - pl.col("last")).dt.total_microseconds() / 1e6,
         funnel_gap=pl.lit(sum(gaps), pl.Int64),
-        train_positive_rate=pl.col("train_positives") / pl.col("train_rows"),
+        train_positive_rate=pl.col("weight_of_positives") / pl.col("weight"),
         holdout_positive_rate=pl.col("holdout_positives") / pl.col("holdout_rows"),
-        # Rows that would have to change for the rate to be the target's; 0 where the signal keeps its natural rate.
+        # Weight that would have to change for the rate to be the target's; 0 where the signal keeps its natural rate.
         target_gap_rows=pl.lit(0.0)
         if rates["natural_rate_kept"]
-        else (pl.col("train_positives") - target * pl.col("train_rows")).abs().round(6),
-    ).drop("first", "last")
+        else (pl.col("weight_of_positives") - target * pl.col("weight")).abs().round(6),
+    ).drop("first", "last", "weight", "weight_of_positives")
 
 
 def _shared(train: pl.LazyFrame, holdout: pl.LazyFrame, column: str) -> pl.LazyFrame:

@@ -166,15 +166,18 @@ class SplitConfig(_Config):
 class SignalSetConfig(SplitConfig):
     """Stage 2: the upsampled training set of one signal and its natural-rate holdout."""
 
-    version: ClassVar[str] = "4"
+    version: ClassVar[str] = "5"
     signal: str = "love"
-    target_positive_rate: float = Field(0.1, gt=0, lt=1)
-    user_cap: int = Field(50, ge=1, description="positives, and sampled negatives, kept of one user")
+    target_positive_rate: float = Field(0.1, gt=0, lt=1, description="share of positives, by sample_weight")
+    min_positives: int = Field(10, ge=1, description="fewer to train on are an error that counts what became of all")
+    user_cap: int = Field(
+        50, ge=1, description="positives, and negatives, kept of one user; their weight is that of all of the user's"
+    )
     max_train_rows: int = Field(1_000_000, ge=10)
     duplicates: Literal["per_user", "global", "keep"] = Field(
         "per_user",
-        description="same label, prompt and reply again: from the same user it is spam; from others it is frequency, "
-        "and dropping it would bend the live rate",
+        description="whose rows of the same use case, label, prompt and reply become one that weighs as much as all: "
+        "each user's own, or everyone's",
     )
     near_duplicate: float | None = Field(
         0.9, gt=0.5, le=1, description="Jaccard similarity (three-word shingles of last message and reply) from which a "

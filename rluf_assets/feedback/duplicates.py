@@ -16,22 +16,23 @@ _WORDS = 3
 _SALTS = np.random.default_rng(20240517).integers(1, 2**63, size=(_BANDS * _ROWS, 2), dtype=np.uint64) | np.uint64(1)
 
 
-def near_duplicates(texts: pl.Series, scope: pl.Series, threshold: float) -> NDArray[np.bool_]:
-    """[rows] true where an earlier row of the same scope has at least `threshold` of its shingles in common (Jaccard).
+def first_alike(texts: pl.Series, scope: pl.Series, threshold: float) -> NDArray[np.intp]:
+    """[rows] the earliest row of the same scope that each repeats, directly or through others; itself if it repeats none.
 
-    Texts of fewer than three words have no shingles and are never near anything.
+    A row repeats another with at least `threshold` of their shingles in common (Jaccard). Texts of fewer than three
+    words have no shingles and are never near anything.
     """
     shingles = _shingles(texts, scope)
-    hit = np.zeros(len(texts), dtype=bool)
+    first = np.arange(len(texts))
     if shingles.is_empty():
-        return hit
+        return first
     rows, starts = np.unique(shingles["row"].to_numpy(), return_index=True)
     sets = np.split(shingles["shingle"].to_numpy(), starts[1:])
     scopes = scope.rank("dense").fill_null(0).to_numpy().astype(np.uint64)[rows]
-    for first, later in _candidates(shingles["shingle"].to_numpy(), starts, scopes):
-        if not hit[rows[later]] and _jaccard(sets[first], sets[later]) >= threshold:
-            hit[rows[later]] = True
-    return hit
+    for earlier, later in _candidates(shingles["shingle"].to_numpy(), starts, scopes):  # sorted: chains are resolved
+        if first[rows[later]] == rows[later] and _jaccard(sets[earlier], sets[later]) >= threshold:
+            first[rows[later]] = first[rows[earlier]]
+    return first
 
 
 def _shingles(texts: pl.Series, scope: pl.Series) -> pl.DataFrame:

@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float64]
+
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
@@ -45,10 +47,27 @@ def exact_counts(positives: int, negatives: int, target: float, max_rows: int) -
     return ones * blocks, zeros * blocks
 
 
-def cap_per_user(rows: pl.DataFrame, cap: int, *by: str) -> pl.DataFrame:
-    """At most `cap` rows of each user (and value of `by`), those with the lowest `u`."""
-    ordered = rows.sort("u", "message_id")
-    return ordered.filter(pl.int_range(pl.len()).over("user_id", *by) < cap)
+def thinned(weights: Floats, order: Floats, n: int, start: float) -> Floats:
+    """[rows] new weights, of which at most `n` are above zero; their sum, and the mean of each over draws, are kept.
+
+    Systematic sampling with probabilities proportional to size (Madow 1949): what is heavier than the step is kept as
+    it is; of the others, laid end to end by `order` (numbers drawn for the rows), one is kept at every step from
+    `start` (a number in [0, 1)) on.
+    """
+    if len(weights) <= n:
+        return weights
+    heavy = np.zeros(len(weights), dtype=bool)
+    step = weights.sum() / n
+    while (more := (weights >= step) & ~heavy).any():
+        heavy |= more
+        step = weights[~heavy].sum() / (n - heavy.sum())
+    rest = np.flatnonzero(~heavy)
+    rest = rest[np.argsort(order[rest], kind="stable")]
+    ends = np.cumsum(weights[rest])
+    hit = np.searchsorted(ends, (np.arange(n - heavy.sum()) + start) * step, side="right")
+    found = np.where(heavy, weights, 0.0)
+    found[rest[np.minimum(hit, len(rest) - 1)]] = step
+    return found
 
 
 def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:

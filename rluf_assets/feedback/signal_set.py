@@ -1,8 +1,9 @@
 """The signal set: replies with one signal's label, upsampled for training, and a later holdout at the natural rate.
 
-Two streaming passes over the replies without text (count, then draw), one over the messages of the drawn rows. All
-positives of the training period are kept and negatives drawn (`drawing.py`) until positives are exactly the target
-share (RLUF: 0.1% -> 10%); how probable each row was to get in is recorded, so that live rates can be had back exactly.
+Streaming passes over the replies without text (count, then draw), one over the messages of the drawn rows. All
+positives of the training period are drawn, and negatives (`drawing.py`) until positives are exactly the target share
+(RLUF: 0.1% -> 10%), counted by `sample_weight`: a row stands for its repeats and for what the user cap left out. A row
+stands for sample_weight / inclusion_probability live replies: sums of these give live rates back in every slice.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from typing import Any
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from rluf_assets.errors import DataError
 from rluf_assets.feedback.config import SignalSetConfig
-from rluf_assets.feedback.drawing import Drawn, Eligible, draw, inclusion, stratum
+from rluf_assets.feedback.drawing import Drawn, Eligible, Plan, draw, plan_draw, stratum
 from rluf_assets.feedback.sampling import stable_uniform
 from rluf_assets.feedback.schemas import FUNNEL, label_column
 from rluf_assets.feedback.splits import (
     ADVERSARIAL,
     HOLDOUT,
+    IN_DOUBT,
     KNOWN_USER,
     NOT_OFFERED,
     PENDING,
@@ -36,18 +39,19 @@ COLUMNS = [
     "message_id", "conversation_id", "user_id", "created_at", "policy_version", "use_case", "turn_index", "prompt",
     "completion", "label", "inclusion_probability", "sample_weight", "split",
 ]  # fmt: skip
+OVERLAP = "conversation_in_holdout"
 REASONS = {
     PENDING: "attribution window still open",
-    NOT_OFFERED: "the reaction was not offered, or a script reacted: silence says nothing",
+    NOT_OFFERED: "the reaction was not offered: silence says nothing",
+    IN_DOUBT: "the label is unknown: a reaction to the reply was set aside, or a script reacted",
     ADVERSARIAL: "user who reacts to nearly everything",
     KNOWN_USER: "in the holdout period, of a user seen before it",
     HOLDOUT: "kept as the holdout, at its natural rate",
-    "not_drawn": "negative that the draw left out",
-    "conversation_in_holdout": "its conversation is in the holdout",
-    "user_cap": "more than user_cap rows of one user",
-    "duplicate": "same label, prompt and reply again",
-    "near_duplicate": "same label, nearly the same last message and reply again",
-    "surplus": "drawn in reserve; not needed for the target rate",
+    OVERLAP: "its conversation is in the holdout",
+    "not_drawn": "not in the draw: negatives beyond the target rate, rows beyond max_train_rows",
+    "duplicate": "same label, prompt and reply again: a like row stands for it",
+    "near_duplicate": "same label, nearly the same last message and reply again: a like row stands for it",
+    "user_cap": "more than user_cap rows of one user and label: the others stand for it",
 }
 ROW_GROUP = 50_000  # holdout rows whose contexts are built at a time; fixed, so that files do not vary with threads
 
@@ -56,7 +60,7 @@ ROW_GROUP = 50_000  # holdout rows whose contexts are built at a time; fixed, so
 class SignalSet:
     """Training rows, holdout rows, the funnel (rows per step, adding up) and the rates to undo the sampling with.
 
-    `dropped` names the drawn rows that a later step took out (message_id, step).
+    `dropped` names the drawn rows that a later step merged into others (message_id, step).
 
     The holdout can be far larger than the training set: it is lazy, its contexts are built in batches when it is
     collected or sunk.
@@ -75,27 +79,45 @@ class SignalSet:
 def build_signal_set(replies: pl.LazyFrame, messages: pl.LazyFrame, config: SignalSetConfig, *, seed: int) -> SignalSet:
     """Build the set of `config.signal` from validated replies and the accepted messages of their conversations.
 
-    A signal more frequent than the target keeps its natural rate. Without a positive in the training period the train
-    split is empty (`rates["note"]` says so) and the holdout is still built. Raises ConfigError for an unknown signal.
+    A signal more frequent than the target keeps its natural rate. Raises ConfigError for an unknown signal, DataError
+    where there are fewer positives to train on than `min_positives`, with what became of all replies.
     """
     require_signal(replies, config.signal)
     split = split_users(replies, config, seed)
-    found = _staged(replies, config, split).group_by("stage", "label", "stratum").len().collect(engine="streaming")
+    overlap = _overlap(_staged(replies, config, split))
+    staged = _staged(replies, config, split, overlap)
+    found = staged.group_by("stage", "label", "stratum").len().collect(engine="streaming")
     counts = dict(found.group_by("stage").agg(pl.col("len").sum()).iter_rows())
-    eligible = _eligible(found)
-    natural = eligible.rows > 0 and eligible.positives / eligible.rows >= config.target_positive_rate
+    plan = plan_draw(_eligible(found), config)
+    _require_positives(plan, counts, config)
     # Users are looked up for those rows only that can be drawn.
-    possible = partial(_possible, replies, config, split, seed)
-    drawn = draw(possible, messages, config, seed, eligible, natural=natural)
-    q_pos, q_neg = inclusion(drawn.train, eligible)
-    rates = _rates(config, split, eligible, drawn, q_pos, q_neg, natural=natural)
-    by_stratum = (
-        pl.col("stratum").replace_strict(q_neg, default=None, return_dtype=pl.Float64) if q_neg else pl.lit(0.0)
-    )
-    q = pl.when("label").then(q_pos).otherwise(by_stratum).cast(pl.Float64)
-    train = _finished(drawn.train.sort("created_at", "message_id"), q, TRAIN)
+    possible = partial(_possible, replies, config, split, overlap, seed)
+    drawn = draw(possible, messages, config, seed, plan)
+    q_neg = pl.col("stratum").replace_strict(plan.q_neg or {"": 0.0}, default=None, return_dtype=pl.Float64)
+    train = _finished(drawn.train, pl.when("label").then(plan.q_pos).otherwise(q_neg), TRAIN)
     holdout = _lazy_holdout(drawn.holdout, drawn.pool, config.ctx_turns)
+    rates = _rates(config, split, plan, drawn)
     return SignalSet(train, holdout, _funnel(counts, drawn.steps), rates, drawn.dropped)
+
+
+def _require_positives(plan: Plan, counts: dict[str, int], config: SignalSetConfig) -> None:
+    there = plan.eligible.positives
+    if there >= config.min_positives and plan.positives:
+        return
+    became = "; ".join(f"{counts[step]} {step} ({REASONS[step]})" for step in REASONS if counts.get(step))
+    raise DataError(
+        f"signal set of {config.signal!r}: {there} positives and {plan.eligible.negatives} negatives to train on, expected "
+        f"at least {config.min_positives} positives and enough of both for a share of {config.target_positive_rate}. "
+        f"Of {sum(counts.values())} replies the others are: {became or 'none'}. Bring in more days, mend what makes labels "
+        "unknown, or choose a more frequent signal; min_positives lowers the bar."
+    )
+
+
+def _overlap(staged: pl.LazyFrame) -> pl.Series:
+    """Conversations with rows on both sides: those of several users."""
+    sides = {side: staged.filter(pl.col("stage") == side).select("conversation_id") for side in (TRAIN, HOLDOUT)}
+    both = sides[HOLDOUT].unique().join(sides[TRAIN], on="conversation_id", how="semi")
+    return both.collect(engine="streaming").to_series()
 
 
 def _eligible(found: pl.DataFrame) -> Eligible:
@@ -105,64 +127,62 @@ def _eligible(found: pl.DataFrame) -> Eligible:
     return Eligible({name: (one, zero) for name, one, zero in by_stratum.iter_rows()} or {"all": (0, 0)})
 
 
-def _staged(replies: pl.LazyFrame, config: SignalSetConfig, split: Split) -> pl.LazyFrame:
+def _staged(
+    replies: pl.LazyFrame, config: SignalSetConfig, split: Split, overlap: pl.Series | None = None
+) -> pl.LazyFrame:
     label = pl.col(label_column(config.signal))
-    columns = [*COLUMNS[:7], "status"]
-    rows = split.attach(replies.select(*columns, label))
-    return rows.with_columns(stage=split.stage(label), label=label == 1, stratum=stratum(config)).select(
-        *COLUMNS[:7], "label", "stage", "stratum"
-    )
+    rows = split.attach(replies.select(*COLUMNS[:7], "status", "reactions_shown", label))
+    rows = rows.with_columns(stage=split.stage(label), label=label == 1, stratum=stratum(config))
+    if overlap is not None and not overlap.is_empty():
+        straddles = (pl.col("stage") == TRAIN) & pl.col("conversation_id").is_in(overlap.implode())
+        rows = rows.with_columns(stage=pl.when(straddles).then(pl.lit(OVERLAP)).otherwise("stage"))
+    return rows.select(*COLUMNS[:7], "label", "stage", "stratum")
 
 
-def _possible(replies: pl.LazyFrame, config: SignalSetConfig, split: Split, seed: int, bar: float) -> pl.LazyFrame:
+def _possible(
+    replies: pl.LazyFrame, config: SignalSetConfig, split: Split, overlap: pl.Series, seed: int, bar: float
+) -> pl.LazyFrame:
     """Staged replies of which none that is drawn at `bar` lacks: positives, low numbers, and the holdout period."""
     positive = pl.col(label_column(config.signal)) == 1
-    return _staged(replies.filter(positive | split.late() | (stable_uniform("message_id", seed) < bar)), config, split)
+    could = replies.filter(positive | split.late() | (stable_uniform("message_id", seed) < bar))
+    return _staged(could, config, split, overlap)
 
 
 def _funnel(counts: dict[str, int], dropped: list[tuple[str, int]]) -> pl.DataFrame:
     left, rows = sum(counts.values()), []
-    early = [(step, counts.get(step, 0)) for step in (PENDING, NOT_OFFERED, ADVERSARIAL, KNOWN_USER, HOLDOUT)]
+    early = [(step, counts.get(step, 0)) for step in list(REASONS)[: list(REASONS).index("not_drawn")]]
     for step, n in [*early, *dropped]:
         rows.append((step, left, n, left - n, REASONS[step]))
         left -= n
     return pl.DataFrame(rows, schema=FUNNEL, orient="row")
 
 
-def _rates(
-    config: SignalSetConfig, split: Split, eligible: Eligible, drawn: Drawn, q_pos: float, q_neg: dict[str, float],
-    *, natural: bool,
-) -> dict[str, Any]:  # fmt: skip
-    train, ones, zeros = drawn.train, eligible.positives, eligible.negatives
-    positives = int(train["label"].sum())
-    negatives = train.height - positives
-    note = ""
-    if not ones:
-        note = f"no reply of the training period has {config.signal!r}: the train split is empty, the holdout is built"
-    elif not train.height:
-        note = f"too few rows for a share of {config.target_positive_rate}: {ones} positives, {zeros} negatives"
+def _rates(config: SignalSetConfig, split: Split, plan: Plan, drawn: Drawn) -> dict[str, Any]:
+    train, ones, zeros = drawn.train, plan.eligible.positives, plan.eligible.negatives
+    negatives, q_neg = sum(plan.negatives.values()), plan.q_neg
     strata = {
         name: {"positives": one, "negatives": zero, "q_neg": q_neg.get(name)}
-        for name, (one, zero) in eligible.by_stratum.items()
+        for name, (one, zero) in plan.eligible.by_stratum.items()
     }
     return {
         "signal": config.signal,
-        "base_rate": ones / eligible.rows if eligible.rows else None,
-        "train_positive_rate": positives / train.height if train.height else None,
+        "base_rate": ones / plan.eligible.rows,
+        # Of what the rows weigh: repeats, and rows beyond the user cap, are in the weight of those that stand for them.
+        "train_positive_rate": plan.positives / (plan.positives + negatives),
         "target_positive_rate": config.target_positive_rate,
-        "natural_rate_kept": natural,
+        "natural_rate_kept": plan.natural,
         "negatives": config.negatives,
-        "q_pos": q_pos,
+        "q_pos": plan.q_pos,
         "q_neg": negatives / zeros if zeros else 0.0,
         "eligible_positives": ones,
         "eligible_negatives": zeros,
-        "train_positives": positives,
-        "train_negatives": negatives,
+        "train_positives": int(train["label"].sum()),
+        "train_negatives": train.height - int(train["label"].sum()),
+        "largest_weight": train["sample_weight"].max(),
         "holdout_rows": drawn.holdout.height,
         "holdout_positives": int(drawn.holdout["label"].sum()),
         "holdout_start": split.holdout_start.isoformat() if split.holdout_start else None,
         "ctx_turns": config.ctx_turns,
-        "note": note,
         # Matched negatives have an inclusion probability per stratum: live odds = odds * q_neg of the stratum / q_pos.
         **({"strata": strata} if config.negatives == "matched" else {}),
     }
@@ -180,9 +200,10 @@ def _lazy_holdout(rows: pl.DataFrame, pool: ConversationPool, ctx_turns: int) ->
             finished = finished if predicate is None else finished.filter(predicate)
             yield finished if columns is None else finished.select(columns)
 
+    rows = rows.with_columns(sample_weight=pl.lit(1.0))
     schema = _finished(pool.contexts(rows.head(0), ctx_turns), pl.lit(1.0), HOLDOUT).schema
     return register_io_source(batches, schema=schema)
 
 
 def _finished(rows: pl.DataFrame, q: pl.Expr, split: str) -> pl.DataFrame:
-    return rows.with_columns(inclusion_probability=q, sample_weight=pl.lit(1.0), split=pl.lit(split)).select(COLUMNS)
+    return rows.with_columns(inclusion_probability=q.cast(pl.Float64), split=pl.lit(split)).select(COLUMNS)

@@ -19,7 +19,8 @@ from rluf_assets.feedback.sampling import stable_uniform
 from rluf_assets.feedback.schemas import TIME, label_column
 
 # Where a reply went, in the order in which the conditions are tried.
-PENDING, NOT_OFFERED, ADVERSARIAL, KNOWN_USER = "pending", "not_offered", "adversarial_user", "user_seen_before"
+PENDING, NOT_OFFERED, IN_DOUBT = "pending", "not_offered", "label_in_doubt"
+ADVERSARIAL, KNOWN_USER = "adversarial_user", "user_seen_before"
 TRAIN, HOLDOUT = "train", "holdout"
 
 
@@ -87,11 +88,14 @@ class Split:
     def stage(self, label: pl.Expr | None = None) -> pl.Expr:
         """Expression: the first condition that keeps a reply out, or its split. Needs the columns of `attach`."""
         late = pl.col("new_user") if self.holdout_start is None else self.late()
+        offered = pl.col("reactions_shown").fill_null(False)
         steps = [
             pl.when(pl.col("status") != "mature").then(pl.lit(PENDING))
             if label is not None
             else pl.lit(None, pl.String),
-            pl.when(label.is_null()).then(pl.lit(NOT_OFFERED)) if label is not None else pl.lit(None, pl.String),
+            pl.when(label.is_null()).then(pl.when(offered).then(pl.lit(IN_DOUBT)).otherwise(pl.lit(NOT_OFFERED)))
+            if label is not None
+            else pl.lit(None, pl.String),
             pl.when(pl.col("adversarial")).then(pl.lit(ADVERSARIAL)),
             pl.when(late & ~pl.col("new_user")).then(pl.lit(KNOWN_USER)),
             pl.when(late).then(pl.lit(HOLDOUT)),

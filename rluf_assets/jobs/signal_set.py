@@ -11,6 +11,8 @@ from rluf_assets.jobs._folders import folders_of
 from rluf_assets.jobs.runner import Job, main
 from rluf_assets.lake import Produced, write_json
 
+SIDES = ("positives", "negatives")
+
 
 def run(job: Job) -> Produced:
     from rluf_assets.feedback.config import SignalSetConfig
@@ -32,7 +34,7 @@ def run(job: Job) -> Produced:
     built.dropped.sort("message_id").write_parquet(job.out / "dropped.parquet")
     aside.write_parquet(job.out / "set_aside.parquet")
     write_json(str(job.out / "rates.json"), built.rates)
-    job.progress(2, 2, built.rates["note"])
+    job.progress(2, 2, f"rows and weights stand for {sum(built.rates[f'eligible_{side}'] for side in SIDES)} replies")
     figures = {name: value for name, value in built.rates.items() if value not in (None, "") and name != "strata"}
     return Produced(rows=rows, metrics={**totals, **figures})
 

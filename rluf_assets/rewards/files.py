@@ -109,9 +109,10 @@ def score_files(
 
 
 def rates_of(train: pl.DataFrame, signal: str) -> dict[str, Any] | None:
-    """Inclusion probabilities of both classes from the rows' own: sampled rows over the rows they stand for.
+    """Inclusion probabilities of both classes from the rows' own: what was drawn over what it was drawn from.
 
-    None without the column: then the training rate counts as the live one.
+    A row stands for `sample_weight` drawn ones (1 without the column). Without `inclusion_probability` the training rate
+    counts as the live one.
     """
     if "inclusion_probability" not in train.columns:
         return {"signal": signal, "q_pos": 1.0, "q_neg": 1.0}
@@ -119,11 +120,15 @@ def rates_of(train: pl.DataFrame, signal: str) -> dict[str, Any] | None:
     if not (np.isfinite(q) & (q > 0) & (q <= 1)).all():
         raise DataError("train: inclusion_probability must lie in (0, 1]. Mend the column or remove it.")
     positive = train["label"].cast(pl.Float64).to_numpy() > 0.5
-    stood_for = {side: float((1 / q[positive == side]).sum()) for side in (True, False)}
+    weight = np.ones(len(q))
+    if "sample_weight" in train.columns:
+        weight = train["sample_weight"].cast(pl.Float64).to_numpy()
+    drawn = {side: float(weight[positive == side].sum()) for side in (True, False)}
+    stood_for = {side: float((weight / q)[positive == side].sum()) for side in (True, False)}
     return {
         "signal": signal,
-        "q_pos": positive.sum() / max(stood_for[True], 1e-12),
-        "q_neg": (~positive).sum() / max(stood_for[False], 1e-12),
+        "q_pos": drawn[True] / max(stood_for[True], 1e-12),
+        "q_neg": drawn[False] / max(stood_for[False], 1e-12),
         "base_rate": stood_for[True] / sum(stood_for.values()),
     }
 

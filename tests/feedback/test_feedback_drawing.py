@@ -13,23 +13,26 @@ from hypothesis import strategies as st
 
 from rluf_assets.feedback.config import SignalSetConfig
 from rluf_assets.feedback.contract import Validated
-from rluf_assets.feedback.duplicates import near_duplicates
+from rluf_assets.feedback.duplicates import first_alike
 from rluf_assets.feedback.signal_set import SignalSet, build_signal_set
 from tests.feedback.logs import clean_logs, validated
 
 WORDS = [f"word{n}" for n in range(300)]
 
 
-def _brute(texts: list[str], scope: list[int], threshold: float) -> list[bool]:
-    sets = []
+def _brute(texts: list[str], scope: list[int], threshold: float) -> list[int]:
+    """The earliest row that each repeats, through its earliest like: row by row."""
+    sets, first = [], list(range(len(texts)))
     for text in texts:
         words = text.lower().split()
         sets.append({tuple(words[n : n + 3]) for n in range(len(words) - 2)})
-    return [
-        any(scope[i] == scope[j] and sets[i] and sets[j]
-            and len(sets[i] & sets[j]) / len(sets[i] | sets[j]) >= threshold for i in range(j))
-        for j in range(len(texts))
-    ]  # fmt: skip
+    for j in range(len(texts)):
+        like = (
+            i for i in range(j)
+            if scope[i] == scope[j] and sets[i] and sets[j] and len(sets[i] & sets[j]) / len(sets[i] | sets[j]) >= threshold
+        )  # fmt: skip
+        first[j] = first[next(like, j)]
+    return first
 
 
 def test_near_duplicates_equal_brute_force_away_from_the_threshold() -> None:
@@ -43,20 +46,20 @@ def test_near_duplicates_equal_brute_force_away_from_the_threshold() -> None:
                 words[place] = rng.choice(WORDS)
             texts.append(" ".join(words).title())
             scope.append(group % 7)
-    found = near_duplicates(pl.Series(texts), pl.Series(scope), 0.75)
+    found = first_alike(pl.Series(texts), pl.Series(scope), 0.75)
     assert found.tolist() == _brute(texts, scope, 0.75)
-    assert found.sum() >= 240
-    alone = near_duplicates(pl.Series(texts), pl.Series(range(len(texts))), 0.75)
-    assert not alone.any()
+    assert (found != np.arange(len(texts))).sum() >= 240
+    alone = first_alike(pl.Series(texts), pl.Series(range(len(texts))), 0.75)
+    assert alone.tolist() == list(range(len(texts)))
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(alphabet="ab é🙂\n", max_size=12), max_size=8))
 def test_near_duplicates_take_any_text(texts: list[str]) -> None:
     series = pl.Series(texts, dtype=pl.String)
-    found = near_duplicates(series, pl.Series([0] * len(texts), dtype=pl.Int64), 0.9)
-    assert len(found) == len(texts) and not found[:1].any()
-    assert np.array_equal(found, near_duplicates(series, pl.Series([0] * len(texts), dtype=pl.Int64), 0.9))
+    found = first_alike(series, pl.Series([0] * len(texts), dtype=pl.Int64), 0.9)
+    assert len(found) == len(texts) and (found <= np.arange(len(texts))).all()
+    assert np.array_equal(found, found[found])  # what stands first repeats nothing
 
 
 def _build(log: Validated, **values: object) -> SignalSet:
@@ -64,7 +67,7 @@ def _build(log: Validated, **values: object) -> SignalSet:
     return build_signal_set(log.replies.lazy(), log.messages.lazy(), config, seed=0)
 
 
-def test_near_repeats_of_one_user_are_dropped_and_named() -> None:
+def test_near_repeats_of_one_user_become_one_row_and_are_named() -> None:
     messages, reactions = clean_logs(days=6, users_per_day=30, love_rate=0.05, seed=8)
     users = messages["user_id"].unique(maintain_order=True)[:8].to_list()
     long = " ".join(WORDS[:60])
@@ -120,14 +123,15 @@ def test_matched_negatives_are_spread_as_positives_and_can_be_undone(skewed: Val
         case, turn = name.split(" / turn ")
         drawn = matched.train.filter(~pl.col("label"), pl.col("use_case") == case, pl.col("turn_index") == int(turn))
         if drawn.height:
-            assert (1 / drawn["inclusion_probability"]).sum() == pytest.approx(facts["negatives"])
+            assert (drawn["sample_weight"] / drawn["inclusion_probability"]).sum() == pytest.approx(facts["negatives"])
             assert facts["q_neg"] == drawn["inclusion_probability"][0]
     assert sum(facts["negatives"] for facts in matched.rates["strata"].values()) == matched.rates["eligible_negatives"]
 
 
 def test_a_stratum_without_enough_negatives_leaves_its_share_to_the_others(skewed: Validated) -> None:
     built = _build(skewed, negatives="matched", target_positive_rate=0.04)
-    assert built.train["label"].mean() == pytest.approx(0.04, abs=1e-12)
+    weight = built.train["sample_weight"]
+    assert weight.filter(built.train["label"]).sum() / weight.sum() == pytest.approx(0.04, abs=1e-12)
     q = [facts["q_neg"] for facts in built.rates["strata"].values() if facts["q_neg"] is not None]
     assert max(q) == 1.0  # used up
     for before, after in itertools.pairwise(built.funnel.rows()):

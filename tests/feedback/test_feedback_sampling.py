@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rluf_assets.chat import Message, keep_last_turns
-from rluf_assets.feedback.sampling import cap_per_user, exact_counts, stable_uniform, uniforms
+from rluf_assets.feedback.sampling import exact_counts, stable_uniform, thinned, uniforms
 from rluf_assets.feedback.schemas import MESSAGES
 from rluf_assets.feedback.windows import ConversationPool, prompt_keys
 from tests.feedback.logs import START, clean_logs, validated
@@ -55,11 +55,17 @@ def test_counts_meet_the_target_exactly_and_are_as_large_as_can_be(p: int, n: in
     assert more[0] > p or more[1] > n or sum(more) > limit
 
 
-def test_cap_keeps_the_lowest_numbers_of_each_user_and_label() -> None:
-    rows = pl.DataFrame({"user_id": list("aaaabb"), "label": [True, True, True, False, True, False],
-                         "message_id": list("123456"), "u": [0.9, 0.1, 0.5, 0.7, 0.2, 0.3]})  # fmt: skip
-    assert sorted(cap_per_user(rows, 2, "label")["message_id"]) == ["2", "3", "4", "5", "6"]
-    assert sorted(cap_per_user(rows, 1)["message_id"]) == ["2", "5"]
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(1, 8), st.integers(0, 10**6))
+def test_thinning_keeps_each_weight_on_average_and_the_sum_always(sizes: list[int], n: int, seed: int) -> None:
+    weights = np.array(sizes, np.float64)
+    order = np.random.default_rng(seed).permutation(len(sizes)).astype(np.float64)
+    # Over evenly spaced starts the mean is exact up to one start at each end of each row's stretch.
+    starts = (np.arange(400) + 0.5) / 400
+    found = np.array([thinned(weights, order, n, start) for start in starts])
+    assert ((found > 0).sum(1) == min(n, len(sizes))).all()
+    assert found.sum(1) == pytest.approx(weights.sum())
+    assert np.abs(found.mean(0) - weights).max() <= 2 * found.max() / 400
 
 
 def _plain_prompt(messages: list[dict], reply: dict, ctx_turns: int) -> list[Message]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rluf_assets.errors import ConfigError
+from rluf_assets.errors import ConfigError, DataError
 from rluf_assets.feedback.config import AdversarialConfig, SignalSetConfig
 from rluf_assets.feedback.contract import Validated
 from rluf_assets.feedback.signal_set import COLUMNS, SignalSet, build_signal_set
@@ -19,7 +19,7 @@ from tests.feedback.logs import START, clean_logs, validated
 
 
 def _build(log: Validated, seed: int = 0, **settings: object) -> SignalSet:
-    config = SignalSetConfig.model_validate({"holdout_days": 2, **settings})
+    config = SignalSetConfig.model_validate({"holdout_days": 2, "min_positives": 1, **settings})
     return build_signal_set(log.replies.lazy(), log.messages.lazy(), config, seed=seed)
 
 
@@ -37,8 +37,14 @@ def _check(built: SignalSet, target: float | None = 0.1) -> pl.DataFrame:
     assert funnel["rows_out"][-1] == train.height
     assert funnel.filter(pl.col("step") == "holdout")["dropped"].item() == holdout.height == built.rates["holdout_rows"]
     assert (funnel["dropped"] >= 0).all()
+    # What the rows weigh is what was drawn: exactly the target, and exactly the log again, class by class.
+    rates, weight = built.rates, train["sample_weight"]
     if target is not None:
-        assert int(train["label"].sum()) * 1000 == round(target * 1000) * train.height
+        assert weight.filter(train["label"]).sum() * 1000 == pytest.approx(round(target * 1000) * weight.sum())
+    stands_for = train.group_by("label").agg((pl.col("sample_weight") / pl.col("inclusion_probability")).sum())
+    if rates["negatives"] == "uniform":
+        there = {True: rates["eligible_positives"], False: rates["eligible_negatives"]}
+        assert dict(stands_for.iter_rows()) == pytest.approx({side: n for side, n in there.items() if n})
     return holdout
 
 
@@ -105,14 +111,18 @@ def test_a_signal_more_frequent_than_the_target_keeps_its_rate(target: float, ke
         assert built.rates["train_positive_rate"] == pytest.approx(built.rates["base_rate"])
 
 
-def test_no_positives_gives_a_note_and_still_a_holdout() -> None:
-    messages, reactions = clean_logs(days=5, seed=13)
-    log = validated(messages, reactions.filter(pl.col("reacted_at") > START + timedelta(days=3)))
-    built = _build(log)
-    holdout = _check(built, None)
-    assert built.train.is_empty() and built.train.schema == holdout.schema
-    assert holdout.height > 0 and holdout["label"].any()
-    assert "no reply of the training period has 'love'" in built.rates["note"]
+def test_too_few_positives_are_an_error_that_tells_what_became_of_the_replies() -> None:
+    messages, reactions = clean_logs(days=5, users_per_day=40, seed=13)
+    late = pl.col("reacted_at") > START + timedelta(days=3)
+    few = pl.concat([reactions.filter(late), reactions.filter(~late, pl.col("signal") == "love").head(3)])
+    hidden = (pl.col("role") == "assistant") & (pl.col("turn_index") == 1)
+    log = validated(messages.with_columns(reactions_shown=pl.col("reactions_shown") & ~hidden), few)
+    hidden_replies = log.replies.filter(pl.col("turn_index") == 1).height
+    with pytest.raises(DataError, match=rf"2 positives and \d+ negatives.*at least 10.*{hidden_replies} not_offered"):
+        _build(log, min_positives=10)
+    lowered = _build(log, min_positives=2)
+    _check(lowered)
+    assert lowered.train["label"].sum() == 2
 
 
 def test_adversarial_users_are_dropped_by_name() -> None:
@@ -160,7 +170,7 @@ def test_caps_and_duplicates_are_counted() -> None:
     assert capped.train.group_by("user_id", "label").len()["len"].max() == 1
     per_user = _build(log, user_cap=10_000)
     _check(per_user)
-    texts = ["user_id", "label", pl.col("prompt").list.len(), "completion"]
+    texts = ["user_id", "label", "use_case", pl.col("prompt").list.len(), "completion"]
     assert per_user.train.select(texts).is_unique().all()
     assert per_user.funnel.filter(pl.col("step") == "duplicate")["dropped"].item() > 0
     everywhere = _build(log, user_cap=10_000, duplicates="global", target_positive_rate=0.5)
@@ -223,7 +233,12 @@ def test_splits_never_cross_and_the_rate_is_exact(
             log.messages.with_columns(pl.col("conversation_id").replace(swap)),
             log.reactions, log.quarantine, log.accounting,
         )  # fmt: skip
-    built = _build(
-        log, seed=seed, holdout_days=holdout_days, target_positive_rate=target, user_cap=cap, duplicates=duplicates
-    )
+    try:
+        built = _build(
+            log, seed=seed, holdout_days=holdout_days, target_positive_rate=target, user_cap=cap, duplicates=duplicates
+        )
+    except DataError:  # small as the log is, it may have no positive to train on
+        start = START + timedelta(days=5 - holdout_days)
+        assert not log.replies.filter(pl.col("created_at") < start)["label_love"].sum()
+        return
     _check(built, None if built.rates["natural_rate_kept"] else target)
