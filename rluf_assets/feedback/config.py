@@ -51,6 +51,9 @@ class MessagesLayout(_Config):
     users: Literal["logged", "per_conversation"] = Field(
         "logged", description="per_conversation: the source has no user ids; each conversation counts as one user"
     )
+    folded: Literal["removed", "kept"] = Field(
+        "removed", description="what Open WebUI folds away in a reply: reasoning, tool calls, code that was run"
+    )
     scores: dict[str, ScoreRule] = Field(
         {}, description="score name -> its meaning (Langfuse, LangSmith, OTel); others are signals by their own name"
     )
@@ -191,7 +194,7 @@ class SignalSetConfig(SplitConfig):
 class PairsConfig(_Config):
     """Expert preference pairs from files."""
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     redaction: RedactionConfig = RedactionConfig()
     format: Literal["trl", "transcripts", "open_webui"] = Field(
         "trl",

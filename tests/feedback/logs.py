@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -67,3 +68,15 @@ def validated(messages: pl.DataFrame, reactions: pl.DataFrame, **settings: objec
 def day_of(frame: pl.DataFrame, column: str, day: date) -> pl.LazyFrame:
     """The rows of one UTC day."""
     return frame.lazy().filter(pl.col(column).dt.date() == day)
+
+
+def paths(messages: pl.DataFrame) -> dict[str, list[str]]:
+    """Id of each reply that was not logged as unoffered -> the texts on its path from the root."""
+    known = {(row["conversation_id"], row["message_id"]): row for row in messages.to_dicts()}
+
+    def path(row: dict[str, Any]) -> list[str]:
+        above = known.get((row["conversation_id"], row["parent_id"]))
+        return [*(path(above) if above else []), row["content"]]
+
+    replies = [row for row in known.values() if row["role"] == "assistant" and row["reactions_shown"] is None]
+    return {row["message_id"]: path(row) for row in replies}

@@ -13,7 +13,7 @@ import pytest
 from rluf_assets.errors import DataError
 from rluf_assets.feedback.config import IngestConfig
 from rluf_assets.feedback.ingest import read_table
-from tests.feedback.logs import validated
+from tests.feedback.logs import paths, validated
 
 CASES = Path(__file__).parent / "fixtures" / "cases"
 SIGNALS = ("thumbs_up", "thumbs_down")
@@ -25,18 +25,6 @@ Record = dict[str, Any]
 def read(name: str, table: str, source: str | Path, **layout: Any) -> pl.DataFrame:
     config = {"format": name, "table": table, "source": str(source), "layout": layout}
     return read_table(IngestConfig.model_validate(config)).collect()
-
-
-def contexts(messages: pl.DataFrame) -> dict[str, list[str]]:
-    """Id of a reply that was logged -> the texts on its path from the root."""
-    known = {row["message_id"]: row for row in messages.to_dicts()}
-
-    def path(row: Record) -> list[str]:
-        return [*(path(known[row["parent_id"]]) if row["parent_id"] else []), row["content"]]
-
-    return {
-        one: path(row) for one, row in known.items() if row["role"] == "assistant" and row["reactions_shown"] is None
-    }
 
 
 def labels(messages: pl.DataFrame, reactions: pl.DataFrame) -> dict[str, tuple[int | None, int | None]]:
@@ -69,7 +57,7 @@ def test_windows_of_a_history_are_one_conversation(name: str, file: str) -> None
     assert messages.select("turn_index", "content").rows() == [(n // 2, text) for n, text in enumerate(EMMA)]
     ids = messages["message_id"].to_list()
     assert messages["parent_id"].to_list() == [None, *ids[:-1]]
-    assert list(contexts(messages).values()) == [EMMA[: 2 * n] for n in range(1, 5)]
+    assert list(paths(messages).values()) == [EMMA[: 2 * n] for n in range(1, 5)]
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4, 100])
@@ -84,7 +72,7 @@ def test_any_window_gives_the_same_conversation(window: int, texts: list[str], t
     random.Random(window).shuffle(calls)
     messages = read("langfuse", "messages", _log(tmp_path / "log.jsonl", *calls)).sort("created_at")
     assert messages.select("turn_index", "content").rows() == [(n // 2, text) for n, text in enumerate(texts)]
-    made = contexts(messages)
+    made = paths(messages)
     assert [made[f"t{n}"] for n in range(len(texts) // 2)] == [texts[: 2 * n + 2] for n in range(len(texts) // 2)]
 
 
@@ -98,7 +86,7 @@ def test_a_history_with_system_message_summary_or_users_alone(tmp_path: Path) ->
     }  # fmt: skip
     for name, histories in windows.items():
         calls = [_call(n, history, EMMA[2 * n + 1]) for n, history in enumerate(histories)]
-        made = contexts(read("langfuse", "messages", _log(tmp_path / f"{name}.jsonl", *calls)))
+        made = paths(read("langfuse", "messages", _log(tmp_path / f"{name}.jsonl", *calls)))
         head = ["Be brief."] if name == "system" else []
         assert made["t3"] == [*head, *EMMA], name
         assert len(made) == 4, name
@@ -116,7 +104,7 @@ def test_retried_and_edited_questions_are_branches(tmp_path: Path) -> None:
     ]
     messages = read("langfuse", "messages", _log(tmp_path / "log.jsonl", *calls))
     rome, oslo = "Plan a day in Rome", "Plan a day in Oslo"
-    assert contexts(messages) == {
+    assert paths(messages) == {
         "t0": [rome, "Colosseum."], "t1": [rome, "Vatican."], "t2": [rome, "Colosseum.", "Make it cheap", "Walk."],
         "t3": [rome, "Colosseum.", "Make it fancy", "Dinner."], "t4": [oslo, "Fjord."],
         "t5": [oslo, "Fjord.", "And then?", "Opera."],
@@ -128,7 +116,7 @@ def test_a_call_that_is_missing_leaves_its_place_in_the_history(tmp_path: Path) 
     """The third turn was not logged: its messages come from the fourth's history, and were not offered there."""
     calls = [_call(n, _said(*EMMA[max(0, 2 * n - 4) : 2 * n + 1]), EMMA[2 * n + 1]) for n in (0, 1, 3)]
     messages = read("langfuse", "messages", _log(tmp_path / "log.jsonl", *calls))
-    assert contexts(messages)["t3"] == EMMA
+    assert paths(messages)["t3"] == EMMA
     lost = messages.filter(pl.col("content") == "In Hampshire.")
     assert lost["reactions_shown"].to_list() == [False] and lost["turn_index"].to_list() == [2]
 
@@ -182,7 +170,7 @@ def test_turns_below_spans_of_their_own_take_scores_of_span_and_call(tmp_path: P
                          startTime=f"2026-05-03T10:0{n}:02Z")  # fmt: skip
         records += [answered, fetch, rewrite, turn]
     messages = read("langfuse", "messages", _log(tmp_path / "log.jsonl", *records))
-    assert list(contexts(messages).values()) == [EMMA[:2], EMMA[:4]]
+    assert list(paths(messages).values()) == [EMMA[:2], EMMA[:4]]
     for observation in ("turn0", "a0", "f0", "rw0"):
         score = {"id": "s", "trace_id": "t", "observation_id": observation, "name": "thumbs_down", "value": 1,
                  "timestamp": "2026-05-03 10:30:00"}  # fmt: skip
@@ -213,16 +201,16 @@ def test_calls_of_one_trace_without_histories(tmp_path: Path) -> None:
     """Minutes apart and of one name they are turns; a step that another prompt follows at once is none."""
     about = {"traceId": "t", "parentObservationId": "root", "name": "chat"}
     calls = [_call(n, _said(EMMA[2 * n]), EMMA[2 * n + 1], **about) for n in range(2)]
-    assert list(contexts(read("langfuse", "messages", _log(tmp_path / "a.jsonl", *calls))).values()) == [
+    assert list(paths(read("langfuse", "messages", _log(tmp_path / "a.jsonl", *calls))).values()) == [
         EMMA[:2],
         EMMA[:4],
     ]
     title = _call(1, _said("Give this chat a title: When?"), "Emma", **{**about, "name": "title"})
-    made = contexts(read("langfuse", "messages", _log(tmp_path / "b.jsonl", calls[1], {**title, "id": "x"})))
+    made = paths(read("langfuse", "messages", _log(tmp_path / "b.jsonl", calls[1], {**title, "id": "x"})))
     assert len(made) == 1
     later = {**_call(1, [*_said(*EMMA[2:4]), {"role": "user", "content": "Suggest questions"}], "Who?", **about), "id": "y",
              "startTime": "2026-05-03T10:01:05.100Z"}  # fmt: skip
-    made = contexts(read("langfuse", "messages", _log(tmp_path / "c.jsonl", calls[1], later)))
+    made = paths(read("langfuse", "messages", _log(tmp_path / "c.jsonl", calls[1], later)))
     assert list(made.values()) == [EMMA[2:4]]  # nobody reads a reply and asks again in a tenth of a second
 
 
@@ -266,7 +254,7 @@ def test_what_stands_on_the_trace_is_found_there(tmp_path: Path) -> None:
     for source in ("*s.jsonl", "traces.jsonl"):
         messages = read("langfuse", "messages", folder / source)
         assert messages.select("conversation_id", "user_id").unique().rows() == [("s1", "u1")]
-        assert next(iter(contexts(messages).values()))[-2:] == ["What is a fjord?", "A drowned valley."]
+        assert next(iter(paths(messages).values()))[-2:] == ["What is a fjord?", "A drowned valley."]
     nested = json.loads((folder / "api_trace.json").read_text())
     inside = {**nested["trace"], "observations": nested["observations"], "scores": [
         {"id": "x", "observationId": "g1", "name": "thumbs_up", "value": 1, "timestamp": "2026-05-03T10:01:00Z"}]}  # fmt: skip
@@ -290,5 +278,5 @@ def test_records_that_are_changed_in_place_say_when() -> None:
 def test_spans_whose_parents_lead_in_a_circle_are_read(tmp_path: Path) -> None:
     a = _call(0, _said("hi"), "Hello.", traceId="t", parentObservationId="o1")
     b = _call(1, [], None, traceId="t", parentObservationId="o0", type="SPAN")
-    made = contexts(read("langfuse", "messages", _log(tmp_path / "log.jsonl", a, b)))
+    made = paths(read("langfuse", "messages", _log(tmp_path / "log.jsonl", a, b)))
     assert list(made.values()) == [["hi", "Hello."]]
