@@ -349,14 +349,16 @@ def transfer_seconds(
 ) -> float:
     """Seconds of one step until the sampler holds the new policy.
 
-    By vLLM: gathered, written to a folder on the shared disk by the first rank and read by every engine. In this process:
-    nothing where the trained model samples itself, a gather where it is sharded.
+    In memory: nothing but the gather of weights that are sharded, and for vLLM the copy of its own. One process with vLLM
+    over several GPUs: written to a folder on the shared disk and read again.
     """
-    if config.engine == "transformers":
-        return collective_seconds(shape, gpus, sharding, plan, training=False)
     size = 2.0 * shape.parameters
-    engines = max(1, gpus // config.vllm.tensor_parallel)
-    return size / (plan.gather_gb_s * 1e9) + (1 + engines) * size / (plan.disk_gb_s * 1e9)
+    if config.engine == "vllm" and gpus == 1 and config.vllm.tensor_parallel > 1:
+        return 2 * size / (plan.disk_gb_s * 1e9)
+    copy = size / config.vllm.tensor_parallel / (plan.gpu.memory_gb_s * 1e9) if config.engine == "vllm" else 0.0
+    # float32 values are gathered from the optimiser's parts
+    gather = 4.0 * shape.parameters / (plan.gather_gb_s * 1e9) if sharding != "none" and gpus > 1 else 0.0
+    return gather + copy
 
 
 def estimate_evaluation(candidate: str, profile: Profile, needs: JobResources) -> Estimate:

@@ -49,7 +49,7 @@ def evaluate_candidate(
     prompts = pl.read_parquet(prompts_file).filter(pl.col("split") == "evaluation").head(config.max_prompts or 2**31)
     if prompts.is_empty():
         raise DataError(f"{prompts_file}: no prompts of split 'evaluation'. Materialise evaluation_prompts again.")
-    engine = _engine(policy, config, ranks)
+    engine = _engine(policy, config, ranks, prompts["prompt"].to_list())
     steps = 2 + len(scorers)
     draw = partial(
         engine.sample,
@@ -90,12 +90,12 @@ def evaluate_candidate(
     return completions, pl.concat(scores)
 
 
-def _engine(policy: Path, config: EvaluationConfig, ranks: Ranks) -> Samples:
+def _engine(policy: Path, config: EvaluationConfig, ranks: Ranks, prompts: Sequence[Sequence[Message]]) -> Samples:
     if config.engine == "vllm":
         from rluf_assets.policy.vllm_engine import VLLMEngine
 
         check_tensor_parallel(config.vllm, ranks)
-        return VLLMEngine(policy, config.vllm, ranks=ranks.size)
+        return VLLMEngine(policy, config.vllm, ranks=ranks.size, prompts=prompts, max_new_tokens=config.max_new_tokens)
     return TransformersEngine(policy, device=device(), batch_tokens=config.sampling_tokens)
 
 

@@ -106,7 +106,7 @@ class VllmConfig(_Frozen):
     memory_share: float = Field(
         0.4, gt=0, lt=1, description="of the GPU; the models that train and score have the rest"
     )
-    enforce_eager: bool = Field(True, description="false: CUDA graphs, faster, minutes to start")
+    enforce_eager: bool | None = Field(None, description="true: no CUDA graphs; None: graphs where there is a GPU")
 
 
 class OptimisationConfig(_Frozen):

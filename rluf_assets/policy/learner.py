@@ -7,7 +7,7 @@ is stepped along is the sum of all. State is written whole or not seen: a killed
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +33,8 @@ FACTS = "facts.json"
 class Learner(Protocol):
     """What the loop needs of whatever trains the policy."""
 
+    engine: TransformersEngine
+
     def step(self, pieces: Sequence[Piece]) -> tuple[float, float]:
         """Step along the sum of the pieces' gradients, clipped; returns the loss and the gradient norm before clipping."""
         ...
@@ -44,6 +46,10 @@ class Learner(Protocol):
         ...
 
     def save_policy(self, out: Path) -> None: ...
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every weight, whole, by its name, one after another; on all ranks in step."""
+        ...
 
 
 def new_learner(engine: TransformersEngine, config: OptimisationConfig, ranks: Ranks, zero: Zero | None) -> Learner:
@@ -87,6 +93,9 @@ class WholeLearner:
     def load_state(self, folder: Path) -> list[dict[str, Any]]:
         newest = self.ranks.told(newest_state(folder))
         return load_state(newest, self.engine.model, self.optimizer)["rows"] if newest else []
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return ((name, values.detach()) for name, values in self.engine.model.named_parameters())
 
     def save_policy(self, out: Path) -> None:
         if self.ranks.first:
@@ -153,9 +162,12 @@ class ShardedLearner:
         self.deepspeed.load_checkpoint(str(folder), tag=newest.parent.name)
         return list(facts["rows"])
 
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return whole_weights(self.engine.model)
+
     def save_policy(self, out: Path) -> None:
         weights = {}
-        for name, values in whole_weights(self.engine.model):
+        for name, values in self.weights():
             if self.ranks.first:
                 weights[name] = values.to("cpu", copy=True)
         if self.ranks.first:

@@ -1,9 +1,9 @@
 """Which engine samples in the loop, and how it gets the newest policy: `engine: transformers | vllm` of the profile.
 
 `transformers` samples from the very model that is trained or, where no rank holds that whole, from a copy on each rank
-that gets its weights before each sampling (so the policy must fit one device without its optimiser). `vllm` is another
-process with weights of its own: before each sampling the policy is written to a folder, loaded there in place, and its
-version asked for again.
+that gets its weights before each sampling (so the policy must fit one device without its optimiser). `vllm` has weights
+of its own: before each sampling it is handed the policy's, one after another, in memory. Where vLLM's workers are other
+processes, or a checkpoint names the weights in another way, the policy is written to a folder and loaded there in place.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from rluf_assets.chat import Message
-from rluf_assets.errors import ConfigError
+from rluf_assets.errors import ConfigError, TrainingError
 from rluf_assets.policy.config import OptimisationConfig, VllmConfig
 from rluf_assets.policy.engine import Completion, TransformersEngine
 from rluf_assets.policy.learner import Learner
@@ -90,18 +90,44 @@ class ByVllm:
     learner: Learner
     base_policy: Path
     folder: Path
-    config: VllmConfig
+    config: OptimisationConfig
+    prompts: Sequence[Sequence[Message]]
     ranks: Ranks = ALONE
     engine: VLLMEngine | None = field(default=None)
 
     def renew(self) -> Samples:
         from rluf_assets.policy.vllm_engine import VLLMEngine
 
-        self.engine = self.engine or VLLMEngine(self.base_policy, self.config, ranks=self.ranks.size)
-        self.ranks.wait()  # none reads the last weights any more
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.learner.save_policy(self.folder)
-        return self.engine.load(self.folder)
+        self.engine = self.engine or VLLMEngine(
+            self.base_policy,
+            self.config.vllm,
+            ranks=self.ranks.size,
+            prompts=self.prompts,
+            max_new_tokens=self.config.max_new_tokens,
+        )
+        if self.in_memory(self.engine):
+            loaded = self.engine.take(self.learner.weights())
+        else:
+            self.ranks.wait()  # none reads the last weights any more
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.learner.save_policy(self.folder)
+            loaded = self.engine.load(self.folder)
+        versions = self.ranks.spread(self.ranks.size, lambda share: [loaded.version] * len(share))
+        if len(set(versions)) > 1:
+            raise TrainingError(
+                f"vLLM holds different policies on {len(versions)} ranks ({sorted({v[:12] for v in versions})}), expected "
+                "one. Run the job again; it goes on from its last state."
+            )
+        return loaded
+
+    def in_memory(self, engine: VLLMEngine) -> bool:
+        """Whether the engine can take this policy's weights as they are named in it."""
+        from rluf_assets.policy.vllm_engine import checkpoint_names
+
+        names = {name for name, _ in self.learner.engine.model.named_parameters()}
+        return engine.in_process and names - {"lm_head.weight"} == checkpoint_names(self.base_policy) - {
+            "lm_head.weight"
+        }
 
 
 def new_sampler(
@@ -112,11 +138,12 @@ def new_sampler(
     config: OptimisationConfig,
     ranks: Ranks,
     zero: Zero | None,
+    prompts: Sequence[Sequence[Message]],
 ) -> Sampler:
-    """The sampler that `config.engine` names; `folder` is scratch space for weights on their way to vLLM."""
+    """The sampler that `config.engine` names, for these prompts; `folder`: scratch space for weights on their way to vLLM."""
     if config.engine == "vllm":
         check_tensor_parallel(config.vllm, ranks)
-        return ByVllm(learner, base_policy, folder, config.vllm, ranks)
+        return ByVllm(learner, base_policy, folder, config, prompts, ranks)
     if zero is not None and zero.shards_weights:
         return ByCopy(policy, base_policy, config)
     return InProcess(policy)

@@ -2,14 +2,15 @@
 
 vLLM pins its own torch, so a job that samples with it runs in an environment of its own (`make vllm-env` for the CPU, the
 extra `vllm` for a GPU; the launcher's `python` names it). It is the sampler only: log-ratios and the update stay with
-the model that is trained. The engine's process holds the version of its weights, and every sampling asks for it.
+the model that is trained. The engine lives in the job's own process, so weights are handed to it in memory
+(vllm_weights.py); it holds their version, and every sampling asks for it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,16 +33,11 @@ class WeightReloader:
     """What vLLM's workers learn to do (a *worker extension*: its methods become theirs)."""
 
     def reload_policy(self, folder: str) -> None:
-        """Load a folder's weights in place.
+        """Load a folder's weights in place."""
+        from rluf_assets.policy.vllm_weights import pack_tied_head
 
-        vLLM 0.32 on a CPU packs the output layer's weights for its matrix product and leaves that copy as it was when the
-        layer is tied to the embeddings, so it is made again here.
-        """
         self.reload_weights(weights_path=folder)  # type: ignore[attr-defined]
-        model = self.model_runner.get_model()  # type: ignore[attr-defined]
-        head = getattr(model, "lm_head", None)
-        if head is not None and getattr(model.config, "tie_word_embeddings", False):
-            head.quant_method.process_weights_after_loading(head)
+        pack_tied_head(self.model_runner.get_model())  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -65,24 +61,47 @@ class VLLMEngine:
 
     In a job of several processes (`ranks`) each is one worker of vLLM's, and `tensor_parallel` consecutive ones hold one
     copy of the policy between them: they must be asked the same, in step, and all of them have the answer.
+
+    `prompts` and `max_new_tokens`: what it will be asked at most. It then keeps room for the longest of them and its reply,
+    not for all the positions that the model knows, which may be a hundred times as many.
     """
 
-    def __init__(self, folder: str | Path, config: VllmConfig | None = None, *, ranks: int = 1) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        config: VllmConfig | None = None,
+        *,
+        ranks: int = 1,
+        prompts: Sequence[Sequence[Message]] | None = None,
+        max_new_tokens: int = 0,
+    ) -> None:
         config = config or VllmConfig()
         self.together = config.tensor_parallel if ranks > 1 else 1
+        # Without ranks of a launch, one copy over several GPUs has worker processes of vLLM's own.
+        self.in_process = ranks > 1 or config.tensor_parallel == 1
         spread: dict[str, Any] = {}
         if ranks > 1:
-            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the worker is this process, which has a GPU already
             spread["distributed_executor_backend"] = "external_launcher"
+        if self.in_process:
+            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the worker is this process, which has a GPU already
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from transformers import AutoConfig
         from vllm import LLM
 
+        from rluf_assets.policy import vllm_weights
+
+        if self.in_process:
+            vllm_weights.register()
+            spread["weight_transfer_config"] = {"backend": vllm_weights.BACKEND}
         self.folder = str(folder)
         self.encoder = PromptEncoder(AutoTokenizer.from_pretrained(folder))
         model_config = AutoConfig.from_pretrained(folder)
         self.max_positions = int(model_config.max_position_embeddings)
+        if prompts is not None:
+            ids = self.encoder.encode(prompts, room(self.folder, self.max_positions, max_new_tokens))
+            self.max_positions = max(map(len, ids), default=0) + max_new_tokens
+        self.tied = bool(getattr(model_config, "tie_word_embeddings", False))
         width = getattr(model_config, "head_dim", None) or model_config.hidden_size // model_config.num_attention_heads
         if width < 32:
             raise ConfigError(f"{folder}: heads of {width}, vLLM wants 32 or more. Set engine: transformers.")
@@ -93,7 +112,7 @@ class VLLMEngine:
             tensor_parallel_size=config.tensor_parallel,
             **spread,
             gpu_memory_utilization=config.memory_share,
-            enforce_eager=config.enforce_eager,
+            enforce_eager=not torch.cuda.is_available() if config.enforce_eager is None else config.enforce_eager,
             max_model_len=self.max_positions,
             enable_prefix_caching=True,
             # A prompt cut in chunks rewinds its random generator after each, which a CPU's cannot.
@@ -120,6 +139,31 @@ class VLLMEngine:
             self.llm.llm_engine.set_weight_version(version)
             self.version = version
         return Loaded(self, version)
+
+    def take(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Loaded:
+        """Take whole weights by their names in a checkpoint, in memory; one after another, so a sharded policy is never whole.
+
+        Raises TrainingError if they are not exactly those that the folder this engine began with holds.
+        """
+        from rluf_assets.policy.vllm_weights import hand_over, stored_names
+
+        if not self.in_process:
+            raise TrainingError(f"{self.folder}: vLLM's workers are other processes; load() a folder instead.")
+        given: set[str] = set()
+
+        def noted() -> Iterator[tuple[str, torch.Tensor]]:
+            for name, values in stored_names(weights, self.tied):
+                given.add(name)
+                yield name, values
+
+        self.version = hand_over(self.llm, noted())
+        if given != (held := checkpoint_names(self.folder)):
+            raise TrainingError(
+                f"{self.folder}: {len(given ^ held)} weights of the policy go by other names in its folder, such as "
+                f"{sorted(given ^ held)[:2]}."
+            )
+        self.llm.llm_engine.set_weight_version(self.version)
+        return Loaded(self, self.version)
 
     def sample(
         self,
@@ -168,6 +212,17 @@ class VLLMEngine:
 
 def _index(drawn: Any) -> int:
     return int(drawn.index)
+
+
+def checkpoint_names(folder: str | Path) -> set[str]:
+    """Names of the weights in a folder's safetensors files."""
+    from safetensors import safe_open
+
+    names: set[str] = set()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as stored:
+            names |= set(stored.keys())
+    return names
 
 
 def weights_version(folder: str | Path) -> str:

@@ -67,8 +67,9 @@ def test_the_papers_set_up_does_not_come_out_in_two_days_as_coded_and_the_plan_s
     for candidate in ("baseline", "moderate", "aggressive"):
         row = rows[f"crraft_policy[{candidate}]"]
         assert row.gpus == 256 and row.memory_total <= 79
-        # Weights that go over a shared disk to 32 engines are what takes longest; the sum of all parts is the time.
-        assert max(row.seconds, key=row.seconds.__getitem__) == "weight transfer"
+        # What takes longest is the wait for the longest reply of each step; the sum of all parts is the time.
+        assert max(row.seconds, key=row.seconds.__getitem__) == "idle ranks"
+        assert 48 < row.hours < 72 and all(row.seconds[part] > 0 for part in ("gathers", "weight transfer"))
         assert row.hours == pytest.approx(sum(row.seconds.values()) / 3600)
         assert "its time_limit_s: 48 h" in (row.problem(profile.plan) or "")
     assert rows["crraft_policy[untouched]"].flops == 0

@@ -56,6 +56,17 @@ def test_both_engines_say_the_same_in_float32_also_after_a_reload(
     assert "expected" in found["stale_version_error"]
 
 
+def test_weights_are_handed_over_in_memory(vllm_python: str, base: Path, prompts_file: Path, tmp_path: Path) -> None:
+    found = run(vllm_python, "memory", base, prompts_file, tmp_path)
+    assert found["equal"] == found["prompts"] == 40 and found["changed"] > 20
+    assert found["logprob_error"] < 1e-3
+    assert found["same_weights_same_version"] and found["moved_weights_other_version"]
+    stale, older, misnamed = found["refused"]
+    assert "expected" in stale and "expected" in older and misnamed
+    # Room for the longest prompt and its reply, not for every position of the model.
+    assert found["room"] == found["longest"] < found["positions"]
+
+
 def test_log_probabilities_agree_in_bfloat16(vllm_python: str, base: Path, prompts_file: Path, tmp_path: Path) -> None:
     found = run(vllm_python, "bfloat16", base, prompts_file, tmp_path)
     for when in ("before", "after"):
@@ -70,6 +81,7 @@ def test_the_loop_samples_by_vllm(
     assert found["iterations"] == 3 and all(learned > 0 for learned in found["learned"])
     # Samples come from the policy as it is: at first the reference itself, later one that moves away from it.
     assert abs(found["kl_mean"][0]) < 0.05 < found["kl_mean"][2]
+    assert not found["by_folder"], "the policy went to vLLM through a folder"
 
 
 def test_a_candidate_is_evaluated_by_vllm(

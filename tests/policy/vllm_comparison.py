@@ -88,6 +88,45 @@ def greedy(base: Path, file: Path, scratch: Path) -> dict[str, Any]:
     }
 
 
+def memory(base: Path, file: Path, scratch: Path) -> dict[str, Any]:
+    """Weights handed over in memory, far from those before, beside the same ones read from a folder."""
+    prompts = prompts_of(file)
+    other = other_policy(base, scratch / "other")
+    settings: dict[str, Any] = {"n": 1, "max_new_tokens": NEW_TOKENS, "temperature": 0.0, "seed": 0}
+    vllm = VLLMEngine(base, VllmConfig(dtype="float32"), prompts=prompts, max_new_tokens=NEW_TOKENS)
+    first, before = vllm.load(base), vllm.sample(prompts, **settings)
+    policy = TransformersEngine(other)
+    taken = vllm.take(policy.model.named_parameters())
+    found, wanted = taken.sample(prompts, **settings), policy.sample(prompts, **settings)
+    drawn = taken.sample(prompts, **{**settings, "temperature": 1.0, "n": 3})
+    again = vllm.take(policy.model.named_parameters()).version == taken.version
+    with torch.no_grad():
+        next(policy.model.parameters())[0, 0] += 1e-3  # less than any step of an optimiser
+    moved = vllm.take(policy.model.named_parameters())
+    refused = []
+    for attempt in (
+        lambda: taken.sample(prompts, **settings),
+        lambda: first.sample(prompts, **settings),
+        lambda: vllm.take((f"other.{name}", values) for name, values in policy.model.named_parameters()),
+    ):
+        try:
+            attempt()
+        except (TrainingError, KeyError, ValueError) as error:
+            refused.append(str(error))
+    return {
+        "prompts": len(prompts),
+        "equal": sum(a[0].text == b[0].text for a, b in zip(wanted, found, strict=True)),
+        "changed": sum(a[0].text != b[0].text for a, b in zip(before, found, strict=True)),
+        "logprob_error": logprob_error(policy, prompts, drawn),
+        "same_weights_same_version": again,
+        "moved_weights_other_version": moved.version != taken.version,
+        "refused": refused,
+        "room": vllm.llm.llm_engine.model_config.max_model_len,
+        "longest": max(map(len, policy.encoder.encode(prompts, policy.max_positions - NEW_TOKENS))) + NEW_TOKENS,
+        "positions": policy.max_positions,
+    }
+
+
 def token_errors(vllm: VLLMEngine, exact: TransformersEngine, prompts: list[Any]) -> np.ndarray:
     """Absolute differences of the log-probabilities of every token that vLLM drew."""
     from vllm import SamplingParams
@@ -137,10 +176,14 @@ def loop(base: Path, file: Path, scratch: Path, *rewards: Path, tensor_parallel:
     )
     out = scratch / "run"
     out.mkdir(exist_ok=True)
-    rows = optimise_policy(
-        base, file, scorers, Folders(out, out / "phases", out / "checkpoints", out / "logs"), config, seed=0
-    )
-    return {"iterations": len(rows), **{key: [row[key] for row in rows] for key in ("learned", "kl_mean", "reward")}}
+    folders = Folders(out, out / "phases", out / "checkpoints", out / "logs")
+    rows = optimise_policy(base, file, scorers, folders, config, seed=0)
+    by_folder = (folders.checkpoints / "sampled").exists()
+    return {
+        "iterations": len(rows),
+        "by_folder": by_folder,
+        **{key: [row[key] for row in rows] for key in ("learned", "kl_mean", "reward")},
+    }
 
 
 def evaluation(base: Path, file: Path, scratch: Path, *rewards: Path) -> dict[str, Any]:
@@ -166,7 +209,7 @@ def evaluation(base: Path, file: Path, scratch: Path, *rewards: Path) -> dict[st
 if __name__ == "__main__":
     out, task, *folders = sys.argv[1:]
     Ranks.of_launch()
-    tasks = {"greedy": greedy, "bfloat16": bfloat16, "loop": loop, "evaluation": evaluation}
+    tasks = {"greedy": greedy, "memory": memory, "bfloat16": bfloat16, "loop": loop, "evaluation": evaluation}
     # In several processes, one copy of the policy for each or between them.
     tasks |= {f"loop_{shared}": partial(loop, tensor_parallel=shared) for shared in (1, 2)}
     made = tasks[task](*map(Path, folders))
