@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+# Two test workers on two cores: what runs in them, and what they start, has one thread each unless a test says otherwise.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
