@@ -37,6 +37,8 @@ def _production(profile: Profile, stage: StageRunner, home: Path) -> Production:
             log_format=settings.log_format,
             log_layout=settings.log_layout.model_dump(mode="json"),
             user_ids=settings.user_ids,
+            first_day=settings.first_day.isoformat(),
+            if_missing=settings.if_missing,
             preference_files={name: locate(source, folder) for name, source in settings.preferences.items()},
             past_launches_folder=settings.past_launches and locate(settings.past_launches, folder),
             ab_exposures_folder=settings.ab_exposures and locate(settings.ab_exposures, folder),

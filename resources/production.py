@@ -16,6 +16,7 @@ import dagster as dg
 from resources.launchers.spec import InputArtifact
 from resources.stage import StageRunner, Work
 from rluf_assets.feedback.config import IngestConfig, PairsConfig
+from rluf_assets.feedback.ingest import sources_of
 from rluf_assets.feedback.sources import hash_files
 from rluf_assets.jobs.adopt_tables import AdoptConfig
 from rluf_assets.lake import Artifact, content_hash
@@ -105,6 +106,8 @@ class LoggedProduction(Production):
     log_format: str
     log_layout: dict[str, Any]
     user_ids: str
+    first_day: str
+    if_missing: str
     preference_files: dict[str, str]
     past_launches_folder: str | None
     ab_exposures_folder: str | None
@@ -113,9 +116,12 @@ class LoggedProduction(Production):
         source = self.messages if table == "messages" else self.reactions
         config = IngestConfig.model_validate(
             {"table": table, "format": self.log_format, "source": source, "layout": self.log_layout,
-             "day": date.fromisoformat(day) if self.dated else None, "user_ids": self.user_ids}
+             "day": date.fromisoformat(day) if self.dated else None, "user_ids": self.user_ids,
+             "undated": "keep" if day == self.first_day else "other", "if_missing": self.if_missing}
         )  # fmt: skip
-        return Work("ingest", config, {"files": _files(source.replace("{day}", day))})
+        named = sources_of(config.model_copy(update={"day": date.fromisoformat(day)}))
+        files = InputArtifact(uri=" ".join(named), content_hash=hash_files(*named))
+        return Work("ingest", config, {"files": files})
 
     def preferences(self, context: dg.AssetExecutionContext, objective: str, config: PairsConfig) -> Work:
         source = self.preference_files[objective]

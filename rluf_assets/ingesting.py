@@ -2,49 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import polars as pl
-
 from resources.launchers.spec import InputArtifact, JobSpec
-from rluf_assets.errors import DataError
+from rluf_assets.errors import ArtifactMissing, DataError
 from rluf_assets.feedback.config import IngestConfig
-from rluf_assets.feedback.ingest import TIME_OF, read_table
-from rluf_assets.feedback.sources import hash_files, structural_errors
+from rluf_assets.feedback.ingest import TIME_OF, sources_of
+from rluf_assets.feedback.reading import DayRead, survey
+from rluf_assets.feedback.sources import hash_files
 from rluf_assets.jobs.ingest import run
 from rluf_assets.jobs.runner import run_job
 from rluf_assets.lake import Lake
 
 
-def ingest_days(root: Path, config: IngestConfig) -> Iterator[tuple[date, int, bool]]:
-    """Publish `config.table` of the source's days (or of `config.day`) as raw partitions: day, rows, already there.
+@dataclass(frozen=True)
+class Ingested:
+    """One day that was brought in (`reused`: it was there already)."""
 
-    Raises DataError where rows have no time and no day is given.
+    day: date
+    rows: int
+    reused: bool
+
+
+def ingest(root: Path, config: IngestConfig) -> tuple[DayRead, list[Ingested]]:
+    """Publish `config.table` of the source's days (or of `config.day`) as raw partitions; what the source held, too.
+
+    Rows without a time go to the first day asked for from their file. Raises DataError where nothing is recognised, or
+    where no row has a time and no day is given.
     """
-    lake, asset = Lake(str(root)), f"raw_{config.table}"
-    for day in [config.day] if config.day else _days(config):
-        one = config.model_copy(update={"day": day})
-        source = config.source.replace("{day}", day.isoformat())
-        draft = JobSpec(
-            name=f"{asset}[{day}]", entrypoint="rluf_assets.jobs.ingest", version=config.version, seed=0, output_uri="",
-            config=one.model_dump(mode="json"),
-            inputs={"files": InputArtifact(uri=source, content_hash=hash_files(source))},
-        )  # fmt: skip
-        spec = draft.model_copy(update={"output_uri": lake.folder(asset, day.isoformat(), draft.fingerprint)})
-        artifact, reused = run_job(spec, run, lambda message: None)
-        lake.set_current(asset, day.isoformat(), artifact)
-        yield day, artifact.rows[config.table], reused
-
-
-def _days(config: IngestConfig) -> list[date]:
-    with structural_errors(config.source):
-        column = pl.col(TIME_OF[config.table])
-        days = read_table(config).select(column.dt.date().unique()).collect(engine="streaming").to_series()
-    if days.null_count() and config.if_missing == "error":
+    found, days = survey(config)
+    if config.day is not None:
+        return found, [_ingest_day(Lake(str(root)), config)]
+    dated = [day for day in days if day is not None]
+    if days and not dated:
         raise DataError(
-            f"{config.source}: {'no row has' if days.drop_nulls().is_empty() else 'some rows have no'} "
-            f"{TIME_OF[config.table]}, so they belong to no day. Name one with --day."
+            f"{config.source}: no row has {TIME_OF[config.table]}, so they belong to no day. Name one with --day."
         )
-    return sorted(days.drop_nulls())
+    return found, [_ingest_day(Lake(str(root)), config.model_copy(update={"day": day})) for day in dated]
+
+
+def _ingest_day(lake: Lake, config: IngestConfig) -> Ingested:
+    assert config.day is not None
+    asset, day, files = f"raw_{config.table}", config.day, sources_of(config)
+    content = hash_files(*files)
+    one = config.model_copy(update={"undated": "other" if _has_undated(lake, asset, day, content) else "keep"})
+    draft = JobSpec(
+        name=f"{asset}[{day}]", entrypoint="rluf_assets.jobs.ingest", version=config.version, seed=0, output_uri="",
+        config=one.model_dump(mode="json"), inputs={"files": InputArtifact(uri=" ".join(files), content_hash=content)},
+    )  # fmt: skip
+    spec = draft.model_copy(update={"output_uri": lake.folder(asset, day.isoformat(), draft.fingerprint)})
+    artifact, reused = run_job(spec, run, lambda line: None)
+    lake.set_current(asset, day.isoformat(), artifact)
+    return Ingested(day, artifact.rows[config.table], reused)
+
+
+def _has_undated(lake: Lake, asset: str, day: date, content: str) -> bool:
+    """Whether another day in the lake has the rows without a time of these same files."""
+    for other in lake.partitions(asset):
+        try:
+            spec = lake.current(asset, other).manifest["spec"]
+        except (ArtifactMissing, KeyError):
+            continue
+        same = spec["inputs"].get("files", {}).get("content_hash") == content
+        if same and other != day.isoformat() and spec["config"].get("undated", "keep") == "keep":
+            return True
+    return False

@@ -73,6 +73,9 @@ class LoggedSettings(_Frozen):
     log_format: Format = "canonical"
     log_layout: MessagesLayout = MessagesLayout()
     user_ids: Literal["hashed", "raw"] = Field("hashed", description="raw: hashed with RLUF_USER_SALT on the way in")
+    if_missing: Literal["error", "empty"] = Field(
+        "error", description="what a day without a file means: empty, no rows"
+    )
     preferences: dict[str, str] = Field(description="file of expert pairs for helpfulness and for safety")
     past_launches: str | None = Field(
         None, description="folder with launches.parquet and texts.parquet; None: the arms that the logs name, if any"

@@ -26,15 +26,20 @@ def ingest(
 ) -> None:
     """Bring reaction logs of any known format into the lake's raw tables, one partition per day."""
     from rluf_assets.feedback.config import IngestConfig
-    from rluf_assets.ingesting import ingest_days
+    from rluf_assets.feedback.reading import told
+    from rluf_assets.ingesting import ingest as bring_in
 
     config = _validated(
         IngestConfig,
         {"source": source, "format": log_format, "table": table, "day": day.date() if day else None,
          "layout": _yaml(layout) if layout else {}, "user_ids": "raw" if raw_user_ids else "hashed"},
     )  # fmt: skip
-    for when, rows, reused in ingest_days(home / "lake", config):
-        typer.echo(f"{when}  {rows} {table}{'  (was there)' if reused else ''}")
+    found, days = bring_in(home / "lake", config)
+    for one in days:
+        typer.echo(f"{one.day}  {one.rows} {table}{'  (was there)' if one.reused else ''}")
+    typer.echo(f"{found.records} records read: {found.rows} {table}, {found.users} users")
+    for line in told(found.metrics(), table):
+        typer.echo(f"  {line}")
 
 
 @app.command()

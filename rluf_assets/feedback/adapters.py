@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from rluf_assets.errors import DataError
-from rluf_assets.feedback.config import Format, MessagesLayout
+from rluf_assets.feedback.config import Format, IngestConfig, MessagesLayout
 from rluf_assets.feedback.open_webui import open_webui_feedback, open_webui_messages
 from rluf_assets.feedback.otel import otel_evaluations, otel_messages
-from rluf_assets.feedback.schemas import MESSAGES, OPTIONAL, conform, empty
+from rluf_assets.feedback.schemas import MESSAGES, OPTIONAL, TABLES, conform, empty
+from rluf_assets.feedback.sources import Opened
 from rluf_assets.feedback.tracing import langfuse_messages, langfuse_scores, langsmith_feedback, langsmith_messages
+from rluf_assets.feedback.values import clocks_in
 
 # What public logs call our columns, where the layout says nothing.
 _ALIASES: Mapping[str, Sequence[str]] = {
@@ -128,8 +130,47 @@ def hashed_id(user_id: str, salt: str) -> str:
     return hmac.new(salt.encode(), user_id.encode(), hashlib.blake2s).hexdigest()[:24]
 
 
+def canonical_unreadable(opened: Opened, config: IngestConfig) -> list[str]:
+    """One line per column of times or numbers with values that cannot be read; the first is shown with its place.
+
+    Raises DataError where no value of a column can be read: then it is not the rows that are wrong.
+    """
+    if not opened.records:
+        return []
+    raw = _renamed(opened.frame(as_text=True), config.layout)
+    schema = raw.collect_schema()
+    names = [name for name, dtype in TABLES[config.table].items() if name in schema and dtype != pl.String]
+    with clocks_in(config.layout.time_zone):
+        read = conform(raw, config.table, opened.source).select(pl.col(names).name.suffix("/read"))
+    both = pl.concat([raw.select(names), read], how="horizontal").with_row_index("/record")
+    told = []
+    for name in names:
+        given = pl.col(name).is_not_null()
+        if schema[name] == pl.String:
+            given &= pl.col(name).str.strip_chars() != ""
+        bad = given & pl.col(f"{name}/read").is_null()
+        count, all_of, place, value = (
+            both.select(bad.sum().alias("bad"), given.sum().alias("given"), pl.col("/record").filter(bad).first(),
+                        pl.col(name).filter(bad).first()).collect().row(0)
+        )  # fmt: skip
+        if not count:
+            continue
+        first = f"the first is {value!r} ({opened.place(place)})"
+        if count == all_of:
+            raise DataError(
+                f"{opened.source}: none of the {count} values of {name} can be read as {TABLES[config.table][name]}; "
+                f"{first}. Convert the column in the source, or map another in layout.columns."
+            )
+        told.append(f"{count} of {all_of} values of {name} cannot be read; {first}")
+    return told
+
+
 def _renamed(frame: pl.LazyFrame, layout: MessagesLayout) -> pl.LazyFrame:
-    return frame.rename({source: name for name, source in layout.columns.items()}, strict=False)
+    """The columns that the layout names under our names; one that already has such a name gives way."""
+    found = frame.collect_schema()
+    return frame.with_columns(
+        pl.col(source).alias(name) for name, source in layout.columns.items() if source in found and source != name
+    )
 
 
 def _exploded(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> tuple[pl.LazyFrame, dict[str, Any]]:

@@ -16,6 +16,7 @@ import polars as pl
 from rluf_assets.errors import DataError
 from rluf_assets.feedback.chat_json import Message, instant
 from rluf_assets.feedback.config import MessagesLayout
+from rluf_assets.feedback.ledger import ledger_in_use
 from rluf_assets.feedback.schemas import MESSAGES, REACTIONS, conform
 from rluf_assets.feedback.threads import Thread
 from rluf_assets.feedback.turns import Turn, turns_of
@@ -36,13 +37,21 @@ SCORE = {**REACTIONS, "reacted_at": pl.String, "updated_at": pl.String}
 
 def rows_of(lines: pl.LazyFrame, read: Callable[[Any], list[Row]], schema: dict[str, Any]) -> pl.LazyFrame:
     """One row per dict that `read` makes of each JSON line; missing keys are null."""
-    dtype = pl.List(pl.Struct(schema))
+    dtype, ledger = pl.List(pl.Struct(schema)), ledger_in_use()
 
-    def parse(texts: pl.Series) -> pl.Series:
-        found = [[{name: row.get(name) for name in schema} for row in read(_loaded(text))] for text in texts]
-        return pl.Series(texts.name, found, dtype=dtype, strict=False)
+    def parse(records: pl.Series) -> pl.Series:
+        numbers, texts = records.struct.field("record"), records.struct.field("line")
+        found = []
+        for number, text in zip(numbers, texts, strict=True):
+            record = _loaded(text)
+            rows = read(record)
+            found.append([{name: row.get(name) for name in schema} for row in rows])
+            if ledger is not None:
+                ledger.note(number, record, len(rows))
+        return pl.Series("row", found, dtype=dtype, strict=False)
 
-    rows = lines.select(row=pl.col("line").map_batches(parse, return_dtype=dtype, is_elementwise=True))
+    numbered = lines.with_row_index("record").select(row=pl.struct("record", "line"))
+    rows = numbered.select(pl.col("row").map_batches(parse, return_dtype=dtype, is_elementwise=True))
     return rows.explode("row", empty_as_null=False).unnest("row")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from typing import ClassVar, Literal, Self
+from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -57,6 +58,14 @@ class MessagesLayout(_Config):
     scores: dict[str, ScoreRule] = Field(
         {}, description="score name -> its meaning (Langfuse, LangSmith, OTel); others are signals by their own name"
     )
+    time_zone: str = Field("UTC", description="zone of times that name none, and of the days of `{day}` in a source")
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        if value != "UTC" and value not in available_timezones():
+            raise ValueError(f"time_zone {value!r}: no such zone. Give a name like Europe/Berlin")
+        return value
 
 
 class IngestConfig(_Config):
@@ -68,6 +77,9 @@ class IngestConfig(_Config):
     source: str = Field(description="path, glob or URL; {day} stands for the partition's date")
     day: date | None = Field(None, description="None: the source has no days and becomes one partition")
     layout: MessagesLayout = MessagesLayout()
+    undated: Literal["keep", "other"] = Field(
+        "keep", description="rows without a time in a file of several days: `other` for all but the first one asked for"
+    )
     user_ids: Literal["hashed", "raw"] = Field("hashed", description="raw: hash them with the salt on the way in")
     salt_env: str = Field("RLUF_USER_SALT", description="environment variable that holds the salt (never the salt)")
     if_missing: Literal["error", "empty"] = Field("error", description="what no file at `source` means")

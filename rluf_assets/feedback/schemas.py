@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from rluf_assets.errors import DataError
+from rluf_assets.feedback.values import as_boolean, as_content, as_float, as_integer, as_role, as_string, as_time
 
 TIME = pl.Datetime("us", "UTC")
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
@@ -69,9 +70,8 @@ def label_column(signal: str) -> str:
 def conform(frame: pl.LazyFrame, table: str, where: str) -> pl.LazyFrame:
     """The frame with exactly the canonical columns of `table` in order and type; other columns are left out.
 
-    Casts only where no row can be lost or bent: integers and booleans to integers, numbers to floats, times without a
-    zone or of another unit, ISO strings to times, all-null columns to anything. Raises DataError for a missing column
-    or another type.
+    Values are read in their usual spellings (`values.py`); one that cannot be read becomes null, a defect of its row.
+    Raises DataError for a missing column, or one of a type that cannot hold such values.
     """
     found = frame.collect_schema()
     columns = []
@@ -90,28 +90,27 @@ def conform(frame: pl.LazyFrame, table: str, where: str) -> pl.LazyFrame:
 
 def _cast(name: str, found: pl.DataType, expected: pl.DataType, where: str) -> pl.Expr:
     column = pl.col(name)
-    if found == expected or found == pl.Null:
+    if found == pl.Null:
         return column.cast(expected)
-    if expected.is_integer() and (found.is_integer() or found == pl.Boolean):
-        return column.cast(expected, strict=False)  # out of range becomes null: a row defect, not a lost partition
-    if expected.is_float() and (found.is_numeric() or found == pl.String):
-        return column.cast(expected, strict=False)  # text that is no number becomes null: not known
-    if expected == pl.String and (found.is_integer() or found in (pl.Categorical, pl.Enum)):
-        return column.cast(pl.String)
-    if expected == pl.Boolean and found.is_integer():
-        return column == 1
-    if isinstance(expected, pl.Datetime):
-        if isinstance(found, pl.Datetime):
-            timed = column.dt.convert_time_zone("UTC") if found.time_zone else column.dt.replace_time_zone("UTC")
-            return timed.cast(expected)
-        if found == pl.String:  # an unreadable time becomes null: the row contract names it
-            iso = column.str.strip_chars().str.replace(" ", "T", literal=True)
-            zoned = pl.when(iso.str.contains(r"(Z|[+-]\d\d:?\d\d)$")).then(iso).otherwise(iso + "Z")
-            return zoned.str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False).alias(name)
-    raise DataError(
-        f"{where}: column {name!r} has type {found}, expected {expected}. "
-        f"Convert it in the source, or map another column."
-    )
+    read: pl.Expr | None
+    if name == "content":
+        read = as_content(column, found)
+    elif expected == pl.String:
+        read = as_string(column, found)
+    elif isinstance(expected, pl.Datetime):
+        read = as_time(column, found)
+    elif expected == pl.Boolean:
+        read = as_boolean(column, found)
+    elif expected.is_float():
+        read = as_float(column, found)
+    else:
+        read = as_integer(column, found, expected)
+    if read is None:
+        raise DataError(
+            f"{where}: column {name!r} has type {found}, expected {expected}. "
+            f"Convert it in the source, or map another column."
+        )
+    return (as_role(read) if name == "role" else read).alias(name)
 
 
 def empty(table: str) -> pl.DataFrame:

@@ -84,7 +84,7 @@ def test_ingest_files_days_once_and_by_format(home: Path, tmp_path: Path) -> Non
     assert again.startswith("2026-01-02") and "(was there)" in again
     said = _rluf("ingest", "--source", str(FIXTURES / "langsmith_runs.jsonl"), "--format", "langsmith", "--raw-user-ids",
                  "--home", str(tmp_path / "other"), RLUF_USER_SALT="salt")  # fmt: skip
-    assert said.split() == ["2026-06-01", "6", "messages"]
+    assert said.splitlines()[:2] == ["2026-06-01  6 messages", "6 records read: 6 messages, 2 users"]
     stored = pl.read_parquet(
         Lake(str(tmp_path / "other" / "lake")).current("raw_messages", "2026-06-01").path("messages.parquet")
     )
