@@ -21,6 +21,7 @@ from rluf_assets.evaluation.exposures import Arm, per_user
 from rluf_assets.evaluation.frames import Evaluation
 from rluf_assets.evaluation.hacking import LoggedReplies, audit_reward_hacking
 from rluf_assets.evaluation.metric import compare_metric
+from rluf_assets.evaluation.plan import AbPlan
 from tests.evaluation.test_shared_replies import compared
 from tests.evaluation.world import TRIPS, completions_of, exposures_of, logged_replies, prompt_frame, scores_of
 
@@ -55,7 +56,7 @@ class Share:
 
 def ab_tests(runs: int, lift: float) -> Iterator[dict]:
     """The goal metric's row of simulated A/B tests with a true lift; users are unequal, their pre-period tells."""
-    config = ReadoutConfig(planned_users=2 * USERS)
+    config = ReadoutConfig(plan=AbPlan(planned_users=2 * USERS))
     for run in range(runs):
         frames = [exposures_of(n, USERS, seed=2 * run + k, love_lift=lift * k) for k, n in enumerate(("a", "b"))]
         base, arm = (Arm(per_user(str(f["arm"][0]), f)) for f in frames)
@@ -67,7 +68,7 @@ def ab_tests(runs: int, lift: float) -> Iterator[dict]:
 
 def peeking(runs: int) -> tuple[int, int]:
     """Of A/A tests looked at on LOOKS days: how many call a difference on some day, by the fixed interval and always."""
-    config = ReadoutConfig(planned_users=2 * USERS)
+    config = ReadoutConfig(plan=AbPlan(planned_users=2 * USERS))
     fixed = always = 0
     for run in range(runs):
         arms = [per_user(n, exposures_of(n, USERS, seed=10**6 + 2 * run + k)) for k, n in enumerate(("a", "b"))]
@@ -104,7 +105,7 @@ def returning_users(seed: int) -> list[list[pl.DataFrame]]:
 
 def peeking_at_returning(runs: int) -> int:
     """Of A/A tests whose users come back daily: how many the always-valid interval calls on some day."""
-    config = ReadoutConfig(planned_users=2 * USERS)
+    config = ReadoutConfig(plan=AbPlan(planned_users=2 * USERS))
     called = 0
     for run in range(runs):
         base, arm = returning_users(3 * 10**6 + run)

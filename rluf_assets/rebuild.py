@@ -16,6 +16,7 @@ def rebuild_pages(home: Path) -> list[Path]:
     unknown. Raises ArtifactMissing without a lake or any offline evaluation, DataError without the baseline's.
     """
     from resources.profiles import load_profile
+    from rluf_assets.evaluation.decision_log import release_config
     from rluf_assets.evaluation.pages import write_pages
     from rluf_assets.evaluation.release_inputs import ReleaseFolders, make_release
 
@@ -37,12 +38,13 @@ def rebuild_pages(home: Path) -> list[Path]:
         backtest=_folder(lake, "offline_online_backtest"),
         signal_set=_folder(lake, "signal_set"),
     )
-    release = make_release(folders, profile.release_report, seed=profile.seed)
+    config = release_config(profile.release_report, profile.ab_plan, lake, names, {})
+    release = make_release(folders, config, seed=profile.seed)
     reports = bench.home / "reports"
     reports.mkdir(exist_ok=True)
     for stale in reports.glob("candidate-*.html"):
         stale.unlink()
-    return write_pages(release, profile.release_report, reports, main="index.html")
+    return write_pages(release, config, reports, main="index.html")
 
 
 def _there(lake: Lake, asset: str, names: list[str]) -> dict[str, Path]:

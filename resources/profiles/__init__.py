@@ -23,6 +23,7 @@ from resources.profiles.plan import PlanSettings
 from rluf_assets.errors import ConfigError
 from rluf_assets.evaluation.config import AuditConfig as HackingAuditConfig
 from rluf_assets.evaluation.config import BacktestConfig, ReadoutConfig, ReleaseConfig
+from rluf_assets.evaluation.plan import AbPlan
 from rluf_assets.feedback.config import AuditConfig as SignalAuditConfig
 from rluf_assets.feedback.config import (
     ContractConfig,
@@ -115,6 +116,7 @@ class Profile(_Frozen):
     crraft_policy: dict[str, Any] = Field({}, description="what all candidates share; an entry lays its keys over it")
     offline_evaluation: EvaluationConfig = EvaluationConfig()
     reward_hacking_audit: HackingAuditConfig = HackingAuditConfig()
+    ab_plan: AbPlan = Field(AbPlan(), description="what A/B tests are judged by; written before users meet a candidate")
     ab_test_readout: ReadoutConfig = ReadoutConfig()
     offline_online_backtest: BacktestConfig = BacktestConfig()
     release_report: ReleaseConfig = ReleaseConfig()
@@ -133,6 +135,18 @@ class Profile(_Frozen):
                 "dated: false and time: none, one with times neither"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_plan(self) -> Profile:
+        for section in ("ab_test_readout", "release_report"):
+            if "plan" in getattr(self, section).model_fields_set:
+                raise ValueError(f"{section}.plan: expected the plan under ab_plan, where every stage reads it")
+        return self
+
+    @property
+    def readout(self) -> ReadoutConfig:
+        """The A/B readout under this home's plan."""
+        return self.ab_test_readout.model_copy(update={"plan": self.ab_plan})
 
     @property
     def first_day(self) -> str:

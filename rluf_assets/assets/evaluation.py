@@ -12,8 +12,8 @@ from rluf_assets.assets.reaction_logs import validated_replies
 from rluf_assets.assets.reward_models import p_love
 from rluf_assets.assets.signals import evaluation_prompts, signal_set
 from rluf_assets.evaluation.logged_arms import ArmsConfig
-from rluf_assets.lake import Lake
-from rluf_assets.partitions import CANDIDATES, profile
+from rluf_assets.lake import Lake, read_json
+from rluf_assets.partitions import CANDIDATES, candidate_names, profile
 from rluf_assets.workbench import REWARDS
 
 EVALUATION: dict[str, Any] = {"group_name": "evaluation", "owners": OWNERS, "code_version": "1"}
@@ -42,7 +42,12 @@ def offline_evaluation(context: dg.AssetExecutionContext, stage: StageRunner) ->
 @dg.asset(**EVALUATION, kinds={"parquet"}, partitions_def=CANDIDATES, output_required=False, deps=[crraft_policy])
 def ab_exposures(context: dg.AssetExecutionContext, stage: StageRunner, production: Production):  # type: ignore[no-untyped-def]
     """One row per user exposed to the candidate's arm: replies, reactions, returns; not made where it was never live."""
+    from rluf_assets.evaluation.decision_log import bind_plan
+
     policy = stage.lake.current("crraft_policy", context.partition_key)
+    if LIVE:  # what the test will be judged by goes on record before anything of it is read
+        record = bind_plan(stage.lake, context.partition_key, policy.content_hash, profile().ab_plan)
+        context.log.info(f"Plan on record for these weights: {record.plan}, since {record.at}.")
     work = production.ab_test(context, context.partition_key, policy)
     if work is None:
         context.log.info("The production has no A/B test of this candidate: ab_exposures is not made.")
@@ -78,7 +83,7 @@ def ab_test_readout(context: dg.AssetExecutionContext, stage: StageRunner) -> Re
     inputs = each_candidate(stage.lake, "ab_exposures", required=LIVE)
     if not inputs and ARMS:
         inputs = {"logged_arms": stage.lake.current("past_launches")}
-    return stage.run(context, Work("ab_test_readout", profile().ab_test_readout, inputs))
+    return stage.run(context, Work("ab_test_readout", profile().readout, inputs))
 
 
 @dg.asset(**EVALUATION, kinds={"torch"}, deps=[past_launches, evaluation_prompts, p_love])
@@ -107,7 +112,9 @@ def offline_online_backtest(context: dg.AssetExecutionContext, stage: StageRunne
 )
 def release_report(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
     """One row per candidate against `baseline`: promote, hold or needs A/B, and why; the page people read."""
-    lake = stage.lake
+    from rluf_assets.evaluation.decision_log import policy_hashes, record_decisions, release_config
+
+    lake, names = stage.lake, candidate_names()
     inputs = {
         **each_candidate(lake, "offline_evaluation"),
         **each_candidate(lake, "ab_exposures", required=LIVE),
@@ -117,7 +124,13 @@ def release_report(context: dg.AssetExecutionContext, stage: StageRunner) -> Res
             for name in ("reward_hacking_audit", "ab_test_readout", "offline_online_backtest", "signal_set")
         },
     }
-    return stage.run(context, Work("release_report", profile().release_report, inputs))
+    evidence = {name: artifact.content_hash for name, artifact in inputs.items()}
+    config = release_config(profile().release_report, profile().ab_plan, lake, names, evidence)
+    result = stage.run(context, Work("release_report", config, inputs))
+    summary = read_json(lake.current("release_report").path("summary.json"))
+    asked_by = f"Dagster run {context.run_id}"
+    record_decisions(lake, summary, policy_hashes(lake, names), evidence, asked_by=asked_by)
+    return result
 
 
 @dg.asset(**EVALUATION, kinds={"huggingface"}, output_required=False, deps=[release_report, crraft_policy])

@@ -23,7 +23,7 @@ class ReleaseRecord(BaseModel):
 
 
 def chosen_candidate(report: Artifact, lake: Lake) -> str | None:
-    """The promoted candidate with the largest predicted lift (they are listed best first), or None on hold.
+    """The promoted candidate with the largest measured lift (they are listed best first), or None on hold.
 
     Weights that `rluf rollback` withdrew are passed over.
     """

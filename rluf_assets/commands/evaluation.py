@@ -24,6 +24,23 @@ def report(home: Home = DEFAULT_HOME) -> None:
 
 
 @app.command()
+def decisions(home: Home = DEFAULT_HOME) -> None:
+    """Show every release decision on record: when, on which candidate, under which plan, who or what asked, and why."""
+    from rluf_assets.evaluation.decision_log import read_decisions
+    from rluf_assets.workbench import open_lake
+
+    lines = read_decisions(open_lake(home).lake)
+    for line in lines:
+        under = f"plan {line['plan']}, evidence {line['evidence_hash']}, weights {line['policy'][:16]}"
+        typer.echo(
+            f"{line['at'][:19]}  {line['verdict']:<9}  {line['candidate']}  ({under}, asked by {line['asked_by']})"
+        )
+        typer.echo(f"  {line['because']}")
+    if not lines:
+        typer.echo("No decision is on record: materialise release_report.")
+
+
+@app.command()
 def rollback(
     reason: Annotated[str, typer.Option(help="Why; kept beside the release.")],
     home: Home = DEFAULT_HOME,

@@ -23,16 +23,12 @@ KEYS = ("user_id", "arm", "use_case", "day", "first_exposed_at")
 def per_user(arm: str, frame: pl.DataFrame, use_case: str | None = None) -> pl.DataFrame:
     """One row per user, sorted by user_id: counts summed, flags as 0/1, pre-period columns once.
 
-    Raises DataError for a missing column, an empty arm, a missing user, or a negative or missing count.
+    Raises DataError for a missing column, a missing user, or a negative or missing count.
     """
     where = f"ab_exposures[{arm}]"
     require_columns(where, frame, ("user_id", "replies"))
     if use_case is not None:
         frame = frame.filter(pl.col("use_case") == use_case)
-    elif frame.is_empty():
-        raise DataError(
-            f"{where}: found no exposed users, expected at least one. Check that the arm took traffic, and its log."
-        )
     counts = [c for c, kind in frame.schema.items() if c not in KEYS and (kind.is_numeric() or kind == pl.Boolean)]
     if frame["user_id"].null_count():
         raise DataError(

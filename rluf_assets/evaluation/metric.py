@@ -2,6 +2,7 @@
 
 A ratio of sums over users. Variances come from the delta method, CUPED takes out the pre-period, relative lifts carry
 Fieller's interval by Student's t; users in both arms are treated as paired, and shared replies as clusters of their own.
+A guardrail is a non-inferiority test: relative where the control has events enough, in users with an event where not.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 
+from rluf_assets.errors import ConfigError
 from rluf_assets.evaluation.clustering import TwoWay
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
+from rluf_assets.evaluation.decision import Result
 from rluf_assets.evaluation.exposures import Arm, covariates_of
+from rluf_assets.evaluation.rare_events import difference_of_shares, users_with_event
 from rluf_assets.evaluation.stats import (
     Estimate,
     Ratio,
@@ -44,10 +49,10 @@ class Variances:
 def compare_metric(
     metric: Metric, arm: Arm, base: Arm, config: ReadoutConfig, two_way: TwoWay | None = None
 ) -> dict[str, Any] | None:
-    """One metric's figures: rates, lift with fixed-horizon and always-valid intervals, p-value, MDE, verdict.
-
-    None if an arm has nothing in the denominator.
+    """One metric's figures: rates, lift with the fixed, the planned and the always-valid interval, users with an event in
+    absolute terms, p-value, MDE; of a guardrail its result. None if an arm has nothing in the denominator.
     """
+    arm, base = winsorised(metric, arm, base)
     raw = [ratio_of_sums(a.values(metric.numerator), a.values(metric.denominator)) for a in (arm, base)]
     if raw[0] is None or raw[1] is None:
         return None
@@ -55,56 +60,108 @@ def compare_metric(
     treatment, control = _cuped(*pair, arm, base, config)
     variance_before = _variances(metric, pair, pair, arm, base, two_way).difference
     spread = _variances(metric, pair, (treatment, control), arm, base, two_way)
-    variance = spread.difference
-    lift = fieller(
-        treatment.value, control.value, spread.treatment, spread.control, spread.covariance,
-        confidence=config.confidence, df=spread.df,
-    )  # fmt: skip
+    standard_error = float(np.sqrt(spread.difference))
     no_events = raw[0].value == 0 or raw[1].value == 0
-    standard_error = float(np.sqrt(variance))
     users = len(arm.users) + len(base.users)
-    # Control is positive wherever a lift is defined; the always-valid interval is on the difference, then relative. Its
-    # tuning must not follow the data: planned users are a setting, whatever number is there at a look.
-    wide = sequential_factor(users, planned=config.planned_users, confidence=config.confidence) * standard_error
     difference = treatment.value - control.value
+
+    def lift_at(confidence: float) -> Estimate:
+        if no_events or not confidence < 1:
+            return Estimate(None, None, None)
+        return fieller(
+            treatment.value, control.value, spread.treatment, spread.control, spread.covariance,
+            confidence=confidence, df=spread.df,
+        )  # fmt: skip
 
     def relative(value: float) -> float | None:
         return None if no_events else finite(value / control.value)
 
-    mde = minimum_detectable_effect(standard_error, confidence=config.confidence, power=config.power)
-    shown = Estimate(None, None, None) if no_events else lift
-    return {
-        "metric": metric.name, "role": metric.role, "better": metric.better, "margin": metric.margin,
+    plan = config.plan
+    always = sequential_factor(users, planned=plan.planned_users, confidence=1 - plan.alpha)
+    on_time = plan.critical_value(users)
+    confidence = confidence_of(always if on_time is None else on_time)
+    shown, planned = lift_at(config.confidence), lift_at(confidence)
+    events = [users_with_event(a.values(metric.numerator), a.values(metric.denominator)) for a in (arm, base)]
+    shrink = _design_effect(spread, arm, base, pair)
+    shares = difference_of_shares(events[0].effective(shrink), events[1].effective(shrink), confidence)
+    if min(e.users for e in events) < config.min_events:
+        planned = Estimate(planned.value, None, None)
+    row = {
+        "metric": metric.name, "role": metric.role, "better": metric.better,
+        "margin": metric.margin, "absolute_margin": metric.absolute_margin,
         "control": control.value, "treatment": treatment.value,
         "lift": shown.value, "ci_low": shown.low, "ci_high": shown.high,
-        "p_value": difference_p_value(difference, variance, spread.df),
-        "sequential_low": relative(difference - wide), "sequential_high": relative(difference + wide),
+        "p_value": difference_p_value(difference, spread.difference, spread.df), "z": _z(difference, spread),
+        "look": plan.look(users), "plan_low": planned.low, "plan_high": planned.high,
+        "sequential_low": relative(difference - always * standard_error),
+        "sequential_high": relative(difference + always * standard_error),
+        "events_treatment": int(events[0].users), "events_control": int(events[1].users),
+        "share_difference": shares.value, "share_low": shares.low, "share_high": shares.high,
         "unadjusted_lift": None if no_events else pair[0].value / pair[1].value - 1,
-        "variance_removed": 1 - variance / variance_before if 0 < variance_before < np.inf else 0.0,
-        "mde": relative(mde),
+        "variance_removed": 1 - spread.difference / variance_before if 0 < variance_before < np.inf else 0.0,
+        "mde": relative(minimum_detectable_effect(standard_error, confidence=config.confidence, power=plan.power)),
         "n_control": len(base.users), "n_treatment": len(arm.users),
     }  # fmt: skip
+    return {**row, "result": str(guardrail_result(metric, planned, shares)) if metric.role == "guardrail" else None}
 
 
-def metric_verdict(metric: Metric, lift: Estimate, p_adjusted: float, confidence: float) -> str:
-    """better / worse / unclear; guardrails: ok (worsening beyond the margin excluded), harm, unclear.
+def confidence_of(critical: float) -> float:
+    """The two-sided confidence that a critical value of the normal stands for."""
+    from scipy.stats import norm
 
-    The goal stands on its own interval; what is one of many must survive the correction for many, or every second
-    harmless candidate would trip over a guardrail by chance.
+    return float(1 - 2 * norm.sf(critical))
+
+
+def guardrail_result(metric: Metric, lift: Estimate, shares: Estimate) -> Result:
+    """Non-inferiority: the worsening's interval lies within the margin (pass), beyond it (fail), or neither.
+
+    The margin is the larger of the relative and the absolute one, so within either is within it, and beyond it is beyond
+    every one that is defined. A ratio that is undefined, or of too few events, says nothing; the absolute share does.
     """
-    if lift.value is None or lift.low is None or lift.high is None:
-        return "unclear"
-    value, low, high = (lift.value, lift.low, lift.high)
-    if metric.better == "lower":
-        value, low, high = -value, -high, -low
-    proven = metric.role == "goal" or p_adjusted < 1 - confidence
-    if metric.role == "guardrail":
-        if low >= -metric.margin:
-            return "ok"
-        return "harm" if high < 0 and value < -metric.margin and proven else "unclear"
-    if low > 0 and proven:
-        return "better"
-    return "worse" if high < 0 and proven else "unclear"
+    said = []
+    for estimate, margin in ((lift, metric.margin), (shares, metric.absolute_margin)):
+        if margin is None or estimate.low is None or estimate.high is None:
+            continue
+        least, most = (estimate.low, estimate.high) if metric.better == "lower" else (-estimate.high, -estimate.low)
+        said.append(Result.PASS if most <= margin else Result.FAIL if least > margin else Result.NOT_SHOWN)
+    if Result.PASS in said:
+        return Result.PASS
+    return Result.FAIL if said and set(said) == {Result.FAIL} else Result.NOT_SHOWN
+
+
+def winsorised(metric: Metric, arm: Arm, base: Arm) -> tuple[Arm, Arm]:
+    """Both arms with users' counts cut at the plan's quantile of all users of the test."""
+    if metric.winsorise is None:
+        return arm, base
+    if arm.log is not None or base.log is not None:
+        raise ConfigError(
+            f"ab_plan.winsorise[{metric.name!r}]: users of this test share replies, and their counts cannot be cut without "
+            "losing track of which reply they belong to. Take the metric out of winsorise."
+        )
+    both = np.concatenate([a.values(metric.numerator) for a in (arm, base)])
+    most = float(np.quantile(both, metric.winsorise, method="inverted_cdf"))
+    cut = pl.col(metric.numerator).cast(pl.Float64).clip(upper_bound=most)
+    return Arm(arm.users.with_columns(cut)), Arm(base.users.with_columns(cut))
+
+
+def _z(difference: float, spread: Variances) -> float:
+    """The test statistic as a normal score, its sign that of the difference; 0 where there is no variance to judge by."""
+    from scipy.stats import norm, t
+
+    if not np.isfinite(spread.difference) or spread.difference <= 0:
+        return 0.0
+    tail = t.logsf(abs(difference) / np.sqrt(spread.difference), spread.df) if np.isfinite(spread.df) else None
+    score = abs(difference) / np.sqrt(spread.difference) if tail is None else float(norm.isf(max(np.exp(tail), 1e-300)))
+    return float(np.copysign(score, difference))
+
+
+def _design_effect(spread: Variances, arm: Arm, base: Arm, pair: tuple[Ratio, Ratio]) -> float:
+    """How much users who share replies tell less than independent ones would."""
+    if arm.log is None or base.log is None:
+        return 1.0
+    alone = _by_user(*pair, arm, base)
+    own, independent = spread.treatment + spread.control, alone.treatment + alone.control
+    return own / independent if independent > 0 else 1.0
 
 
 def _variances(

@@ -5,7 +5,7 @@ From the exposed replies (one row each with `day`). A lift that users only show 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ def lift_by_day(name: str, arm: Arm, base: Arm, config: ReadoutConfig, compare: 
         parts = [part_of(name, a, pl.col("day") == day) for a in (arm, base)]
         if parts[0] is None or parts[1] is None:
             continue
-        for metric in config.metrics:
+        for metric in config.judged:
             measured = all(metric_columns(a.users, metric) for a in (parts[0], parts[1]))
             row = compare(metric, parts[0], parts[1]) if metric.role == "goal" and measured else None
             if row is not None:
@@ -55,10 +55,14 @@ def lift_by_day(name: str, arm: Arm, base: Arm, config: ReadoutConfig, compare: 
     return pl.DataFrame(rows, schema=DAY_SCHEMA)
 
 
-def novelty_check(name: str, days: pl.DataFrame, config: ReadoutConfig) -> dict[str, Any] | None:
+def novelty_check(
+    name: str, days: pl.DataFrame, overall: Sequence[Mapping[str, Any]], config: ReadoutConfig
+) -> dict[str, Any] | None:
     """A check of the goal metric's trend: weighted regression of the daily lifts on the day; None without a trend line.
 
-    The days' errors count as independent, so the interval is a little off where the same users come back daily.
+    Fails where the trend is real and the later half of the days has the other sign than the whole: what the test shows in
+    all is then not what users would get. The days' errors count as independent, so the interval is a little off where the
+    same users come back daily.
     """
     from scipy.stats import norm
 
@@ -73,5 +77,11 @@ def novelty_check(name: str, days: pl.DataFrame, config: ReadoutConfig) -> dict[
     slope, half = float(np.sum(weight * centred * y)) / spread, z / np.sqrt(spread)
     flat = slope - half <= 0 <= slope + half
     note = f"the lift changes by {slope:+.1%} a day ({slope - half:+.1%} to {slope + half:+.1%})"
-    told = note + (": no sign that it wears off" if flat else ": read the days one by one")
-    return {"candidate": name, "check": "novelty", "verdict": "ok" if flat else "warn", "note": told}
+    if flat:
+        return {"candidate": name, "check": "novelty", "verdict": "ok", "note": note + ": no sign that it wears off"}
+    late = x > (x.min() + x.max()) / 2
+    last = float(np.average(y[late], weights=weight[late]))
+    lifts = [r["lift"] for r in overall if r["role"] == "goal" and r["lift"] is not None]
+    turned = any(lift * last < 0 for lift in lifts)
+    told = f": in the later half of the days it is {last:+.1%}" if turned else ": read the days one by one"
+    return {"candidate": name, "check": "novelty", "verdict": "fail" if turned else "warn", "note": note + told}

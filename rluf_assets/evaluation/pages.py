@@ -50,7 +50,7 @@ def only(data: ReportData, candidate: str, config: ReleaseConfig) -> ReportData:
     )
     readout = data.readout
     if readout is not None:
-        readout = replace(readout, **{part: kept(getattr(readout, part)) for part in ("metrics", "checks", "days")})
+        readout = replace(readout, metrics=kept(readout.metrics), checks=kept(readout.checks), days=kept(readout.days))
         readout = None if readout.metrics.is_empty() else readout
     return replace(
         data,

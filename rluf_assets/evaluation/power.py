@@ -34,7 +34,7 @@ def power_curve(
             "in both arms. Wait for reactions, or take a metric that has some."
         )
     critical = float(norm.ppf(0.5 + config.confidence / 2))
-    error = row["mde"] / (critical + float(norm.ppf(config.power)))
+    error = row["mde"] / (critical + float(norm.ppf(config.plan.power)))
     users = np.array(MULTIPLES) * (row["n_control"] + row["n_treatment"])
     rows = []
     for lift in lifts:

@@ -2,7 +2,7 @@
 
 The user is the unit: metrics are ratios of sums over users, variances come from the delta method, the pre-period takes
 out what users brought with them (CUPED), and relative lifts carry Fieller's interval. Users found in both arms are
-treated as paired, so the same code reads parallel arms and a simulation that shows every arm to the same users. Where
+left out, or treated as paired where the plan says so (a simulation shows every arm to the same users). Where
 the exposed replies are given and users share them, variances are clustered by user and by reply.
 """
 
@@ -19,21 +19,27 @@ import polars as pl
 from rluf_assets.errors import DataError
 from rluf_assets.evaluation.clustering import TwoWay, reply_log
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
-from rluf_assets.evaluation.experiment import CHECK_SCHEMA, check_test
+from rluf_assets.evaluation.experiment import CHECK_SCHEMA, check_test, excluded, require_planned_shares
 from rluf_assets.evaluation.exposures import Arm, metric_columns, per_user, segments_of
-from rluf_assets.evaluation.frames import read_parquet, require_baseline
-from rluf_assets.evaluation.metric import compare_metric, metric_verdict
+from rluf_assets.evaluation.frames import read_parquet, require_baseline, require_columns
+from rluf_assets.evaluation.judging import judge
+from rluf_assets.evaluation.metric import compare_metric
 from rluf_assets.evaluation.over_days import DAY_SCHEMA, lift_by_day, novelty_check, part_of
-from rluf_assets.evaluation.stats import Estimate, benjamini_hochberg
+from rluf_assets.lake import read_json, write_json
 
 ALL = "all"
 READOUT_SCHEMA: dict[str, Any] = {
     "candidate": pl.String, "baseline": pl.String,
     "metric": pl.String, "role": pl.String, "better": pl.String, "segment": pl.String,
     "control": pl.Float64, "treatment": pl.Float64, "lift": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64,
-    "p_value": pl.Float64, "p_adjusted": pl.Float64, "sequential_low": pl.Float64, "sequential_high": pl.Float64,
-    "unadjusted_lift": pl.Float64, "variance_removed": pl.Float64, "mde": pl.Float64, "margin": pl.Float64,
-    "verdict": pl.String, "n_control": pl.Int64, "n_treatment": pl.Int64,
+    "p_value": pl.Float64, "p_adjusted": pl.Float64, "z": pl.Float64, "look": pl.Int64,
+    "plan_low": pl.Float64, "plan_high": pl.Float64, "sequential_low": pl.Float64, "sequential_high": pl.Float64,
+    "shrunk_lift": pl.Float64, "events_control": pl.Int64, "events_treatment": pl.Int64,
+    "share_difference": pl.Float64, "share_low": pl.Float64, "share_high": pl.Float64,
+    "unadjusted_lift": pl.Float64, "variance_removed": pl.Float64, "mde": pl.Float64,
+    "margin": pl.Float64, "absolute_margin": pl.Float64, "result": pl.String, "verdict": pl.String,
+    "itt_lift": pl.Float64, "itt_low": pl.Float64, "itt_high": pl.Float64,
+    "n_control": pl.Int64, "n_treatment": pl.Int64,
 }  # fmt: skip
 
 
@@ -41,12 +47,14 @@ READOUT_SCHEMA: dict[str, Any] = {
 class Readout:
     """metrics: one row per candidate x metric x segment. checks: one row per candidate x check of the test itself.
 
-    days: one row per candidate x goal metric x day since first exposure, where the exposed replies have days.
+    days: one row per candidate x goal metric x day since first exposure, where the exposed replies have days. plan: hash of
+    the plan that it was read under.
     """
 
     metrics: pl.DataFrame
     checks: pl.DataFrame
     days: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=DAY_SCHEMA))
+    plan: str | None = None
 
     def row(self, candidate: str, metric: str, segment: str = ALL) -> dict[str, Any] | None:
         """One candidate's figures for a metric, or None if it was not measured."""
@@ -65,7 +73,16 @@ def no_readout() -> Readout:
 
 def read_readout(folder: Path) -> Readout:
     """A readout as the job wrote it. Raises ArtifactMissing for an absent table."""
-    return Readout(*(read_parquet(folder / f"{name}.parquet") for name in ("readout", "checks", "by_day")))
+    metrics, checks, days = (read_parquet(folder / f"{name}.parquet") for name in ("readout", "checks", "by_day"))
+    return Readout(metrics, checks, days, str(read_json(str(folder / "plan.json"))["hash"]))
+
+
+def write_readout(readout: Readout, config: ReadoutConfig, folder: Path) -> None:
+    """`readout.parquet`, `checks.parquet`, `by_day.parquet`, and `plan.json`: the plan and its hash."""
+    readout.metrics.write_parquet(folder / "readout.parquet")
+    readout.checks.write_parquet(folder / "checks.parquet")
+    readout.days.write_parquet(folder / "by_day.parquet")
+    write_json(str(folder / "plan.json"), {"hash": config.plan.hash, "plan": config.plan.model_dump(mode="json")})
 
 
 def read_out(
@@ -81,9 +98,22 @@ def read_out(
     an empty arm, missing columns, or replies that do not add up.
     """
     require_baseline("A/B readout", exposures, config.baseline)
-    users = {name: per_user(name, frame) for name, frame in exposures.items()}
-    logs = {name: reply_log(name, frame, users[name]) for name, frame in (replies or {}).items()}
-    arms = {name: Arm(frame, logs.get(name)) for name, frame in users.items()}
+    if len(exposures) < 2:
+        raise DataError(
+            f"A/B readout: found only the baseline {config.baseline!r}, expected at least one candidate arm to compare. "
+            "Materialise ab_exposures of a candidate."
+        )
+    for name, frame in exposures.items():
+        require_columns(f"ab_exposures[{name}]", frame, ("user_id", "replies"))
+        if frame.is_empty():
+            raise DataError(
+                f"ab_exposures[{name}]: found no exposed users, expected at least one. Check that the arm took traffic, "
+                "and its log."
+            )
+    require_planned_shares(exposures, config.plan)
+    kept = excluded(exposures, config.plan)
+    arms = _arms(kept, replies or {})
+    everyone = arms if kept is exposures else _arms(exposures, replies or {})
     rows: list[dict[str, Any]] = []
     checks: list[dict[str, Any]] = []
     days = [pl.DataFrame(schema=DAY_SCHEMA)]
@@ -91,42 +121,79 @@ def read_out(
     for name, arm in arms.items():
         if name == config.baseline:
             continue
-        rows += _compare_arms(name, ALL, arm, base, config)
-        for segment, ours, theirs in _segments(name, exposures, arms, config):
+        checks += check_test(name, exposures, arms, config)
+        if arm is None or base is None:
+            continue
+        overall = _compare_arms(name, ALL, arm, base, config)
+        rows += _with_everyone(overall, name, arm, base, everyone, config)
+        for segment, ours, theirs in _segments(name, kept, arm, base, config):
             if min(len(ours.users), len(theirs.users)) >= config.min_segment_users:
                 rows += _compare_arms(name, segment, ours, theirs, config)
         days.append(lift_by_day(name, arm, base, config, partial(_compare_shared, config=config)))
-        novelty = novelty_check(name, days[-1], config)
-        checks += [*check_test(name, arms, config), *([novelty] if novelty else [])]
+        novelty = novelty_check(name, days[-1], overall, config)
+        checks += [novelty] if novelty else []
     if not rows:
-        raise DataError(
-            f"A/B readout: found only the baseline {config.baseline!r} or none of the metrics' columns, expected at "
-            "least one candidate arm to compare. Materialise ab_exposures of a candidate."
+        return Readout(
+            pl.DataFrame(schema=READOUT_SCHEMA), pl.DataFrame(checks, schema=CHECK_SCHEMA), plan=config.plan.hash
         )
-    metrics = _with_adjusted(pl.DataFrame(rows, infer_schema_length=None), config)
-    columns = [pl.col(c).cast(t) for c, t in READOUT_SCHEMA.items()]
-    return Readout(metrics.select(columns), pl.DataFrame(checks), pl.concat(days))
+    metrics = judge(pl.DataFrame(rows, schema_overrides=READOUT_SCHEMA, infer_schema_length=None), config)
+    columns = [
+        pl.col(c).cast(t) if c in metrics.columns else pl.lit(None, t).alias(c) for c, t in READOUT_SCHEMA.items()
+    ]
+    return Readout(
+        metrics.select(columns), pl.DataFrame(checks, schema=CHECK_SCHEMA), pl.concat(days), config.plan.hash
+    )
+
+
+def _arms(exposures: Mapping[str, pl.DataFrame], replies: Mapping[str, pl.DataFrame]) -> dict[str, Arm | None]:
+    """Each arm's users and what they were shown; None where the plan's exclusions left nobody."""
+    found: dict[str, Arm | None] = {}
+    for name, frame in exposures.items():
+        if frame.is_empty():
+            found[name] = None
+            continue
+        users = per_user(name, frame)
+        log = replies.get(name)
+        known = None if log is None else log.join(users.select("user_id"), on="user_id", how="semi")
+        found[name] = Arm(users, None if known is None else reply_log(name, known, users))
+    return found
+
+
+def _with_everyone(
+    rows: list[dict[str, Any]],
+    name: str,
+    arm: Arm,
+    base: Arm,
+    everyone: Mapping[str, Arm | None],
+    config: ReadoutConfig,
+) -> list[dict[str, Any]]:
+    """The rows with the lift over all who were assigned (intention to treat) beside them, where users were left out."""
+    ours, theirs = everyone[name], everyone[config.baseline]
+    if ours is None or theirs is None or (len(ours.users), len(theirs.users)) == (len(arm.users), len(base.users)):
+        return rows
+    whole = {r["metric"]: r for r in _compare_arms(name, ALL, ours, theirs, config)}
+    figures = {"itt_lift": "lift", "itt_low": "ci_low", "itt_high": "ci_high"}
+    return [{**r, **{k: whole.get(r["metric"], {}).get(v) for k, v in figures.items()}} for r in rows]
 
 
 def _segments(
-    name: str, exposures: Mapping[str, pl.DataFrame], arms: Mapping[str, Arm], config: ReadoutConfig
+    name: str, exposures: Mapping[str, pl.DataFrame], arm: Arm, base: Arm, config: ReadoutConfig
 ) -> Iterator[tuple[str, Arm, Arm]]:
     """Use cases with both arms' part in them: from exposures split by use case, else from the exposed replies."""
     pair = (name, config.baseline)
     for segment in segments_of(exposures[name], exposures[config.baseline]):
         ours, theirs = (Arm(per_user(n, exposures[n], segment)) for n in pair)
         yield segment, ours, theirs
-    logs = [arms[n].log for n in pair]
-    if "use_case" in exposures[name].columns or logs[0] is None or logs[1] is None:
+    if "use_case" in exposures[name].columns or arm.log is None or base.log is None:
         return
-    for segment in segments_of(logs[0].frame, logs[1].frame):
-        parts = [part_of(n, arms[n], pl.col("use_case") == segment) for n in pair]
+    for segment in segments_of(arm.log.frame, base.log.frame):
+        parts = [part_of(n, a, pl.col("use_case") == segment) for n, a in zip(pair, (arm, base), strict=True)]
         if parts[0] is not None and parts[1] is not None:
             yield segment, parts[0], parts[1]
 
 
 def _compare_arms(name: str, segment: str, arm: Arm, base: Arm, config: ReadoutConfig) -> list[dict[str, Any]]:
-    measured = [m for m in config.metrics if all(metric_columns(a.users, m) for a in (arm, base))]
+    measured = [m for m in config.judged if all(metric_columns(a.users, m) for a in (arm, base))]
     two_way = _two_way(arm, base)
     rows = []
     for metric in measured:
@@ -142,19 +209,3 @@ def _two_way(arm: Arm, base: Arm) -> TwoWay | None:
 
 def _compare_shared(metric: Metric, arm: Arm, base: Arm, config: ReadoutConfig) -> dict[str, Any] | None:
     return compare_metric(metric, arm, base, config, _two_way(arm, base))
-
-
-def _with_adjusted(rows: pl.DataFrame, config: ReadoutConfig) -> pl.DataFrame:
-    """Benjamini-Hochberg within a family: a candidate's metrics overall, and each metric over its segments."""
-    family = pl.when(pl.col("segment") == ALL).then(pl.lit(ALL)).otherwise(pl.col("metric"))
-    parts = []
-    metrics = {m.name: m for m in config.metrics}
-    for _, part in rows.group_by("candidate", family.alias("family"), maintain_order=True):
-        adjusted = benjamini_hochberg(part["p_value"].to_list())
-        verdicts = [
-            metric_verdict(metrics[r["metric"]], Estimate(r["lift"], r["ci_low"], r["ci_high"]), p, config.confidence)
-            for r, p in zip(part.iter_rows(named=True), adjusted, strict=True)
-        ]
-        corrected = pl.Series("p_adjusted", adjusted, dtype=pl.Float64)
-        parts.append(part.with_columns(corrected, pl.Series("verdict", verdicts, dtype=pl.String)))
-    return pl.concat(parts)

@@ -1,9 +1,7 @@
-"""The release decision: promote, hold or needs A/B, gate by gate, with the numbers that decided it.
+"""The release decision: gathers a candidate's gates, and has them judged by the decision table.
 
-A gate passes, fails or stays open. One failure holds the candidate, but for a predicted fall of love that cannot be
-trusted: it is as open as a predicted rise. Live users overrule predictions: with an A/B test its gate must pass, and it
-settles what offline figures left open, except safety, which reactions do not measure.
-Without one, every gate must pass, the evaluator's own trust included; else the candidate needs an A/B test.
+Of several candidates that are promoted the best *measured* one comes first: by the lift that users showed, drawn towards
+none by what noise alone would have shown. What was predicted orders only those that no user has met.
 """
 
 from __future__ import annotations
@@ -16,31 +14,38 @@ from typing import Any
 import polars as pl
 
 from rluf_assets.evaluation.config import ReleaseConfig
-from rluf_assets.evaluation.gates import Gate, ab_gate, audit_gate, love_gate, non_inferiority_gate
+from rluf_assets.evaluation.decision import Gate, Verdict, rule
+from rluf_assets.evaluation.gates import (
+    GOAL,
+    audit_gate,
+    excused,
+    live_gates,
+    love_gate,
+    non_inferiority_gate,
+    required,
+)
 from rluf_assets.evaluation.offline import OfflineComparison
 from rluf_assets.evaluation.readout import Readout
 from rluf_assets.evaluation.trust import TRUST_SCHEMA
 from rluf_assets.evaluation.trust_gate import trust_gate
 from rluf_assets.evaluation.words import percent
 
-PROMOTE, HOLD, NEEDS_AB, REFERENCE = "promote", "hold", "needs A/B", "reference"
-# Where several gates fail, the one told first.
-GRAVEST = ("safety", "hacking_audit", "ab_test")
-ORDER = (PROMOTE, NEEDS_AB, HOLD, REFERENCE)
+PROMOTE, HOLD, NEEDS_AB, REFERENCE = Verdict.PROMOTE, Verdict.HOLD, Verdict.NEEDS_AB, Verdict.REFERENCE
+SHOWN_FIRST = (PROMOTE, NEEDS_AB, HOLD, REFERENCE)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One candidate's verdict, the sentences that say why, and its gates."""
+    """One candidate's verdict, the sentences that say why, and its gates; measured_lift: of the goal, shrunk."""
 
     candidate: str
-    decision: str
+    decision: Verdict
     reasons: list[str]
     gates: list[Gate] = field(default_factory=list)
     love_change: float | None = None
     love_change_low: float | None = None
     love_change_high: float | None = None
-
+    measured_lift: float | None = None
     because: str = ""
 
     def gate(self, name: str) -> Gate | None:
@@ -49,20 +54,34 @@ class Decision:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a decision rests on. What is missing or empty, but for the comparison, counts as unknown."""
+    """All that a decision rests on. What is missing or empty, but for the comparison, is not measured.
+
+    exposed: candidates that users met, where that is known beyond the readout (their exposures are there).
+    """
 
     offline: OfflineComparison
     tripwires: pl.DataFrame
     backtest: dict[str, Any] | None
     readout: Readout | None
     trust: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TRUST_SCHEMA))
+    exposed: frozenset[str] = frozenset()
+
+    def met_users(self, candidate: str, config: ReleaseConfig) -> bool:
+        """Whether users met it: its exposures are there, were read once, or stand in the readout."""
+        tables = () if self.readout is None else (self.readout.metrics, self.readout.checks)
+        seen = any((t["candidate"] == candidate).any() for t in tables if "candidate" in t.columns)
+        return seen or candidate in self.exposed or candidate in config.bound
 
 
 def decide_all(evidence: Evidence, config: ReleaseConfig) -> list[Decision]:
-    """A decision per candidate: promoted ones first, then those that need an A/B test, by predicted love change."""
+    """A decision per candidate: promoted ones first, the best measured of them first, then those that need an A/B test."""
     candidates = evidence.offline.pareto["candidate"].to_list()
     decisions = [decide(name, evidence, config) for name in candidates]
-    return sorted(decisions, key=lambda d: (ORDER.index(d.decision), -(d.love_change or 0.0), d.candidate))
+
+    def order(d: Decision) -> tuple[int, float, float, str]:
+        return (SHOWN_FIRST.index(d.decision), -(d.measured_lift or 0.0), -(d.love_change or 0.0), d.candidate)
+
+    return sorted(decisions, key=order)
 
 
 def decide(candidate: str, evidence: Evidence, config: ReleaseConfig) -> Decision:
@@ -80,45 +99,33 @@ def decide(candidate: str, evidence: Evidence, config: ReleaseConfig) -> Decisio
             else "the base policy, shown as a control"
         )
         return Decision(candidate, REFERENCE, [f"{candidate} is {role}: it is not up for release."], [], **change)
-    gates = [
+    gates = gates_of(candidate, evidence, config)
+    ruling = rule(
+        gates,
+        exposed=evidence.met_users(candidate, config),
+        required=required(config),
+        excused=excused(config),
+    )
+    goal = next(g for g in gates if g.name == GOAL)
+    shrunk = goal.figures.get("shrunk")
+    return Decision(
+        candidate, ruling.verdict, [g.detail for g in ruling.because], gates, because=ruling.because[0].brief,
+        measured_lift=shrunk if isinstance(shrunk, float) else None, **change,
+    )  # fmt: skip
+
+
+def gates_of(candidate: str, evidence: Evidence, config: ReleaseConfig) -> list[Gate]:
+    """Every gate of a candidate, offline ones first."""
+    return [
         trust_gate(candidate, evidence.backtest, evidence.tripwires, evidence.trust, config),
         love_gate(candidate, evidence.offline, config),
         *(
             non_inferiority_gate(candidate, objective, margin, evidence.offline)
             for objective, margin in config.non_inferior.items()
-            if objective in evidence.offline.objectives["objective"].to_list()
         ),
-        audit_gate(candidate, evidence.tripwires),
-        ab_gate(candidate, evidence.readout),
+        audit_gate(candidate, evidence.tripwires, config.plan.excused),
+        *live_gates(candidate, evidence.readout, config),
     ]
-    decision, because = _combine(gates, config)
-    return Decision(candidate, decision, [g.detail for g in because], gates, because=because[0].brief, **change)
-
-
-def _combine(gates: Sequence[Gate], config: ReleaseConfig) -> tuple[str, list[Gate]]:
-    """The verdict and the gates that decided it."""
-    trusted = all(g.status == "pass" for g in gates if g.name == "trust")
-    doubtful = [g for g in gates if g.name == "offline_love" and g.status == "fail" and not trusted]
-    failed = sorted(
-        (g for g in gates if g.status == "fail" and g not in doubtful),
-        key=lambda g: GRAVEST.index(g.name) if g.name in GRAVEST else 9,
-    )
-    if failed:
-        return HOLD, failed
-    open_gates = [g for g in gates if g.status == "open" or g in doubtful]
-    unsafe = [g for g in open_gates if g.name == "safety"]
-    if unsafe:
-        return HOLD, unsafe
-    ab = next(g for g in gates if g.name == "ab_test")
-    if ab.status == "pass":
-        return PROMOTE, [ab, *(g for g in gates if g.status == "pass" and g is not ab)]
-    if ab.status == "open":
-        return NEEDS_AB, [ab, *(g for g in open_gates if g is not ab)]
-    if open_gates:
-        return NEEDS_AB, open_gates
-    if config.require_ab:
-        return NEEDS_AB, [ab]
-    return PROMOTE, [g for g in gates if g.status == "pass"]
 
 
 def conclusion(decisions: Sequence[Decision], baseline: str) -> str:
@@ -129,23 +136,21 @@ def conclusion(decisions: Sequence[Decision], baseline: str) -> str:
     promoted = [d for d in judged if d.decision == PROMOTE]
     parts = [] if promoted else [f"Release nothing and keep {baseline}"]
     for i, d in enumerate(promoted):
-        ab = d.gate("ab_test")
-        shown = f"{percent(d.love_change, signed=True)} predicted"
-        seen = f", {ab.brief}" if ab is not None and ab.status == "pass" else ""
-        parts.append(
-            f"Release {d.candidate} ({shown}{seen})" if i == 0 else f"{d.candidate} passes too ({shown}{seen})"
-        )
+        goal = d.gate(GOAL)
+        shown = f"{goal.brief if goal else d.because}; {percent(d.love_change, signed=True)} was predicted"
+        parts.append(f"Release {d.candidate} ({shown})" if i == 0 else f"{d.candidate} passes too ({shown})")
     parts += [f"{d.candidate} needs an A/B test ({d.because})" for d in judged if d.decision == NEEDS_AB]
     parts += [f"hold {d.candidate} ({d.because})" for d in judged if d.decision == HOLD]
     return "; ".join(parts) + "."
 
 
 def decisions_frame(decisions: Sequence[Decision]) -> pl.DataFrame:
-    """decisions.parquet: candidate, decision, reasons, gates (JSON), predicted love change; best first."""
+    """decisions.parquet: candidate, decision, reasons, gates (JSON), measured and predicted change; best first."""
     rows = [
         {
-            "candidate": d.candidate, "decision": d.decision, "reasons": d.reasons,
+            "candidate": d.candidate, "decision": str(d.decision), "reasons": d.reasons,
             "gates": json.dumps([g.as_dict() for g in d.gates], sort_keys=True, allow_nan=False),
+            "measured_lift": d.measured_lift,
             "predicted_love_change": d.love_change, "predicted_love_change_low": d.love_change_low,
             "predicted_love_change_high": d.love_change_high,
         }
@@ -153,7 +158,7 @@ def decisions_frame(decisions: Sequence[Decision]) -> pl.DataFrame:
     ]  # fmt: skip
     schema: dict[str, Any] = {
         "candidate": pl.String, "decision": pl.String, "reasons": pl.List(pl.String), "gates": pl.String,
-        "predicted_love_change": pl.Float64, "predicted_love_change_low": pl.Float64,
+        "measured_lift": pl.Float64, "predicted_love_change": pl.Float64, "predicted_love_change_low": pl.Float64,
         "predicted_love_change_high": pl.Float64,
     }  # fmt: skip
     return pl.DataFrame(rows, schema=schema)

@@ -66,7 +66,8 @@ def make_release(folders: ReleaseFolders, config: ReleaseConfig, *, seed: int) -
             read_json(str(folders.backtest / "summary.json")),
         )
     trust = assess_trust(evaluations, config.offline, seed=seed)
-    decisions = decide_all(Evidence(offline, tripwires, backtest[1] if backtest else None, readout, trust), config)
+    past = backtest[1] if backtest else None
+    decisions = decide_all(Evidence(offline, tripwires, past, readout, trust, frozenset(folders.exposures)), config)
     logged = tripwires.filter((pl.col("tripwire") == "farewell") & pl.col("logged").is_not_null())["logged"]
     data = ReportData(
         decisions=decisions,
@@ -94,7 +95,7 @@ def _audit(folder: Path | None) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def _readout(folder: Path | None) -> Readout | None:
     readout = None if folder is None else read_readout(folder)
-    return None if readout is None or readout.metrics.is_empty() else readout
+    return None if readout is None or (readout.metrics.is_empty() and readout.checks.is_empty()) else readout
 
 
 def _reward_figures(folders: ReleaseFolders, config: ReleaseConfig) -> dict[str, Any]:
@@ -159,9 +160,10 @@ def _summary(
             )
         ab = goal.row(0, named=True) if goal is not None and len(goal) else None
         candidates[d.candidate] = {
-            "decision": d.decision,
+            "decision": str(d.decision),
             "reasons": d.reasons,
-            "gates": {g.name: g.status for g in d.gates},
+            "gates": {g.name: str(g.result) for g in d.gates},
+            "measured_lift": d.measured_lift,
             "predicted_love_change": d.love_change,
             "predicted_love_change_ci": [d.love_change_low, d.love_change_high],
             "win_rates": {o: row["win_rate"] for o, row in objectives.items()},
@@ -174,6 +176,7 @@ def _summary(
     return {
         "conclusion": conclusion(decisions, config.baseline),
         "baseline": config.baseline,
+        "plan": config.plan.hash,
         "candidates": candidates,
         "offline_online": data.backtest[1] if data.backtest is not None else None,
     }

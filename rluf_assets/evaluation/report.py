@@ -20,7 +20,9 @@ import polars as pl
 from rluf_assets.evaluation import plots
 from rluf_assets.evaluation.ab_plots import readout_plots
 from rluf_assets.evaluation.config import ReleaseConfig
+from rluf_assets.evaluation.decision import Gate, Result
 from rluf_assets.evaluation.frames import Evaluation
+from rluf_assets.evaluation.gates import GOAL, GUARDRAIL
 from rluf_assets.evaluation.offline import OfflineComparison
 from rluf_assets.evaluation.readout import Readout
 from rluf_assets.evaluation.release import REFERENCE, Decision, conclusion
@@ -32,12 +34,13 @@ CANDIDATE_PAGE_REPLIES = 3  # times as many side-by-side replies as on the run's
 MARKS = {
     **dict.fromkeys(("pass", "ok", "promote", "better"), "✓"),
     **dict.fromkeys(("fail", "hold", "harm", "worse"), "✗"),
-    **dict.fromkeys(("open", "needs A/B", "unclear"), "?"),
+    **dict.fromkeys(("not shown", "needs A/B", "unclear"), "?"),
     "warn": "!",
-    "absent": "–",
+    "not measured": "–",
     "info": "i",
     "reference": "•",
 }
+WORST_FIRST = ("fail", "not measured", "not shown", "pass")
 
 
 @dataclass(frozen=True)
@@ -78,18 +81,27 @@ def render_report(data: ReportData, config: ReleaseConfig) -> str:
         "words": _words,
         "p_value": _p_value,
     }
-    environment.globals |= {"span": span, "mark": lambda verdict: MARKS.get(verdict, ""), "percent": percent}
+    environment.globals |= {
+        "span": span,
+        "span_points": _span_points,
+        "mark": lambda verdict: MARKS.get(verdict, ""),
+        "percent": percent,
+    }
     shown = draw(data, config)
     audited = [r for r in data.tripwires.iter_rows(named=True) if r["candidate"] != config.control]
+    judged = [d for d in data.decisions if d.decision != REFERENCE]
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         data=data,
         config=config,
         conclusion=conclusion(data.decisions, config.baseline),
-        judged=[d for d in data.decisions if d.decision != REFERENCE],
+        judged=judged,
+        rows=gate_rows(judged),
+        tested=any(g.name == GOAL and g.result != Result.NOT_MEASURED for d in judged for g in d.gates),
         plots=shown,
         figures={name: _figure_json(plot) for name, plot in shown.items()},
         fired=[r for r in audited if r["verdict"] != "ok"],
-        quiet=[r for r in audited if r["verdict"] == "ok"],
+        unsure=[r for r in audited if r["verdict"] == "ok" and r["result"] == Result.NOT_SHOWN],
+        quiet=[r for r in audited if r["verdict"] == "ok" and r["result"] != Result.NOT_SHOWN],
         phrases=data.phrases.filter(pl.col("candidate") != config.control),
         simulation=list(data.simulation.items()),
         correlations=_correlations(data, config),
@@ -97,6 +109,31 @@ def render_report(data: ReportData, config: ReleaseConfig) -> str:
         plotly=packed_plotly(),
     )
     return str(page)
+
+
+def gate_rows(judged: Sequence[Decision]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The page's rows: a gate's title, and per candidate its result and its detail. Guardrails share one row."""
+    if not judged:
+        return []
+    names = [g.name for g in judged[0].gates if not g.name.startswith(GUARDRAIL)]
+    rows = []
+    for name in names:
+        gates = [next(g for g in d.gates if g.name == name) for d in judged]
+        rows.append((gates[0].title, [(str(g.result), g.detail) for g in gates]))
+    guardrails = [[g for g in d.gates if g.name.startswith(GUARDRAIL)] for d in judged]
+    if any(guardrails):
+        rows.append(("Guardrails stay within their margins", [_together(gates) for gates in guardrails]))
+    return rows
+
+
+def _together(guardrails: Sequence[Gate]) -> tuple[str, str]:
+    """The worst result of the guardrails, and those that do not pass, in a few words each."""
+    if all(g.result == Result.NOT_MEASURED for g in guardrails):
+        return str(Result.NOT_MEASURED), f"None of the {len(guardrails)} guardrails was measured."
+    worst = min(guardrails, key=lambda g: WORST_FIRST.index(g.result)).result
+    broken = [g for g in guardrails if g.result != Result.PASS]
+    told = f"{len(guardrails) - len(broken)} of {len(guardrails)} hold"
+    return str(worst), f"{told}{': ' if broken else ''}{'; '.join(g.brief for g in broken)}."
 
 
 def draw(data: ReportData, config: ReleaseConfig) -> dict[str, plots.Plot]:
@@ -214,6 +251,10 @@ def packed_plotly() -> str:
     from plotly.offline import get_plotlyjs
 
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), compresslevel=9, mtime=0)).decode()
+
+
+def _span_points(low: float | None, high: float | None) -> str:
+    return "no interval" if low is None or high is None else f"{points(low)} to {points(high)}"
 
 
 def _words(name: str) -> str:

@@ -1,7 +1,7 @@
 """The gate of trust: may the offline figures be believed, or can only users tell?
 
-It never fails a candidate. Whatever it doubts, and whatever was not measured, leaves it open, and without an A/B test
-an open gate makes the verdict *needs A/B*.
+It never fails a candidate: what it doubts is not shown, what is missing is not measured, and either says that only an
+A/B test can tell.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from rluf_assets.evaluation.config import ReleaseConfig
-from rluf_assets.evaluation.gates import Figures, Gate
+from rluf_assets.evaluation.decision import Figures, Gate, Kind, Result
 from rluf_assets.evaluation.words import number, percent, span
 
 Doubts = tuple[list[str], Figures]
@@ -41,13 +41,17 @@ def trust_gate(
     figures: Figures = {name: value for _, part in parts for name, value in part.items()}
     if doubts or backtest is None:
         detail = f"Offline figures are not enough: {'; '.join(doubts)}."
-        return Gate("trust", title, "open", detail, f"offline figures are not enough: {doubts[0]}", figures)
+        missing = any(part and not known for part, known in parts)
+        result = Result.NOT_MEASURED if missing else Result.NOT_SHOWN
+        brief = f"offline figures are not enough: {doubts[0]}"
+        return Gate("trust", title, Kind.PREDICTION, result, detail, brief, figures)
     shown = f"r = {number(backtest['pearson_r'])} ({span(*backtest['ci'], as_percent=False, signed=False)})"
     detail = (
         f"Offline figures held on {backtest['policies']} past launches: {shown}; the replies are like logged ones, the "
         f"{row['members']} members of the ensemble agree, and spoilt replies score last."
     )
-    return Gate("trust", title, "pass", detail, "offline figures held on past launches", figures)
+    brief = "offline figures held on past launches"
+    return Gate("trust", title, Kind.PREDICTION, Result.PASS, detail, brief, figures)
 
 
 def _backtest_doubts(backtest: Mapping[str, Any] | None, config: ReleaseConfig) -> Doubts:

@@ -12,13 +12,13 @@ from rluf_assets.lake import Produced
 
 
 def run(job: Job) -> Produced:
-    """Write `readout.parquet` (one row per candidate x metric x segment), `checks.parquet` (of the test itself)
-    and `by_day.parquet` (goal metrics by day since first exposure)."""
+    """Write `readout.parquet` (one row per candidate x metric x segment), `checks.parquet` (of the test itself),
+    `by_day.parquet` (goal metrics by day since first exposure) and `plan.json` (the plan it was read under)."""
     import polars as pl
 
     from rluf_assets.evaluation.config import ReadoutConfig
     from rluf_assets.evaluation.frames import read_parquet
-    from rluf_assets.evaluation.readout import no_readout, read_out
+    from rluf_assets.evaluation.readout import no_readout, read_out, write_readout
 
     config = ReadoutConfig.model_validate(job.config)
     folders = folders_of(job, "ab_exposures", required=False)
@@ -30,9 +30,7 @@ def run(job: Job) -> Produced:
     replies = {name: read_parquet(path) for name, path in logs.items() if path.exists()}
     job.progress(0, len(exposures), "reading exposures")
     readout = read_out(exposures, config, replies=replies) if exposures else no_readout()
-    readout.metrics.write_parquet(job.out / "readout.parquet")
-    readout.checks.write_parquet(job.out / "checks.parquet")
-    readout.days.write_parquet(job.out / "by_day.parquet")
+    write_readout(readout, config, job.out)
     goals = readout.metrics.filter((pl.col("role") == "goal") & (pl.col("segment") == "all"))
     metrics = {f"{r['metric']} lift: {r['candidate']}": r["lift"] for r in goals.iter_rows(named=True)}
     job.progress(len(exposures), len(exposures), "read out")

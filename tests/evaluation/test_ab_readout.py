@@ -10,6 +10,7 @@ from rluf_assets.errors import DataError
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
 from rluf_assets.evaluation.exposures import Arm, per_user
 from rluf_assets.evaluation.metric import compare_metric
+from rluf_assets.evaluation.plan import AbPlan
 from rluf_assets.evaluation.readout import Readout, read_out
 from tests.evaluation.world import exposures_of
 
@@ -74,6 +75,7 @@ def test_goal_and_guardrails(readout: Readout) -> None:
     assert readout.row("good", "early_ending_rate")["verdict"] != "harm"  # type: ignore[index]
     assert readout.row("harmful", "early_ending_rate")["verdict"] == "harm"  # type: ignore[index]
     assert readout.row("harmful", "next_day_return")["verdict"] == "harm"  # type: ignore[index]
+    assert readout.row("harmful", "conversations_per_user")["verdict"] != "harm"  # type: ignore[index]
     assert readout.row("harmful", "harmful_compliance_rate") is None
     missing = readout.checks.filter((pl.col("check") == "metrics_measured") & (pl.col("candidate") == "good"))
     assert "harmful_compliance_rate" in missing["note"][0]
@@ -83,7 +85,7 @@ def test_goal_and_guardrails(readout: Readout) -> None:
 def test_unequal_exposure_is_flagged() -> None:
     arms = {"baseline": exposures_of("baseline", 5000, seed=1), "b": exposures_of("b", 4500, seed=2)}
     assert verdict_of(read_out(arms, ReadoutConfig()), "sample_ratio") == "fail"
-    planned = ReadoutConfig(planned_shares={"baseline": 1.0, "b": 0.9})
+    planned = ReadoutConfig(plan=AbPlan(planned_shares={"baseline": 1.0, "b": 0.9}))
     assert verdict_of(read_out(arms, planned), "sample_ratio") == "ok"
 
 
@@ -107,19 +109,35 @@ def test_no_reactions_in_an_arm_states_no_lift() -> None:
     found = read_out({"baseline": exposures_of("baseline", 500, seed=1), "b": arm}, ReadoutConfig())
     row = found.row("b", "love_rate")
     assert row is not None
-    assert (row["lift"], row["ci_low"], row["mde"], row["verdict"]) == (None, None, None, "unclear")
+    # No lift is stated, and yet it is plain that the goal fell: the difference needs no ratio.
+    assert (row["lift"], row["ci_low"], row["mde"], row["verdict"]) == (None, None, None, "worse")
     assert verdict_of(found, "events_in_both_arms") == "warn"
 
 
 def test_same_users_in_both_arms_are_compared_as_pairs() -> None:
     base = exposures_of("baseline", 800, seed=1)
     twin = base.with_columns(pl.lit("b").alias("arm"))
-    found = read_out({"baseline": base, "b": twin}, ReadoutConfig())
+    found = read_out({"baseline": base, "b": twin}, ReadoutConfig(plan=AbPlan(design="paired")))
     row = found.row("b", "love_rate")
     assert row is not None
     assert row["lift"] == pytest.approx(0.0)
     assert row["ci_high"] - row["ci_low"] < 1e-6
-    assert verdict_of(found, "users_in_one_arm") == "warn"
+    assert verdict_of(found, "users_in_one_arm") == "ok"
+
+
+def test_users_in_both_arms_are_left_out_and_too_many_of_them_break_the_test() -> None:
+    base, arm = exposures_of("baseline", 800, seed=1), exposures_of("b", 800, seed=2)
+    few = pl.concat([base, arm.head(8).with_columns(arm=pl.lit("baseline"))])
+    found = read_out({"baseline": few, "b": arm}, ReadoutConfig())
+    row = found.row("b", "love_rate")
+    assert row is not None
+    assert (row["n_control"], row["n_treatment"]) == (800, 792)
+    assert row["itt_lift"] is not None and row["itt_lift"] != row["lift"]
+    assert verdict_of(found, "users_in_one_arm") == "ok"
+    twin = base.with_columns(arm=pl.lit("b"))
+    found = read_out({"baseline": base, "b": twin}, ReadoutConfig())
+    assert found.metrics.is_empty(), "all users crossed: nothing is left to compare"
+    assert verdict_of(found, "users_in_one_arm") == verdict_of(found, "users_left") == "fail"
 
 
 def test_use_cases_are_read_on_their_own_and_corrected() -> None:

@@ -14,18 +14,24 @@ import pytest
 
 from resources.launchers.spec import InputArtifact, JobSpec
 from rluf_assets.errors import ArtifactMissing, DataError
-from rluf_assets.evaluation.config import ReadoutConfig, ReleaseConfig
-from rluf_assets.evaluation.gates import Gate, ab_gate, audit_gate
+from rluf_assets.evaluation.config import BoundPlan, ReadoutConfig, ReleaseConfig
+from rluf_assets.evaluation.decision import Result
+from rluf_assets.evaluation.gates import audit_gate, live_gates
 from rluf_assets.evaluation.rates import attribute_rates, love_rate_change
 from rluf_assets.evaluation.readout import Readout
-from rluf_assets.evaluation.release import HOLD, NEEDS_AB, PROMOTE, _combine
 from rluf_assets.evaluation.words import number, percent, points, span
 from rluf_assets.jobs import ab_test_readout, release_report, reward_hacking_audit
 from rluf_assets.jobs.runner import run_job
 from rluf_assets.lake import Artifact
-from tests.evaluation.world import true_rates_of, write_release_inputs
+from tests.evaluation.world import plan_of, true_rates_of, write_release_inputs
 
-CONFIG = ReleaseConfig(resamples=300)
+USERS = 3000
+PLAN = plan_of(USERS)
+BOUND = {
+    name: BoundPlan(plan=PLAN.hash, at="2026-03-01") for name in ("baseline", "moderate", "aggressive", "untouched")
+}
+CONFIG = ReleaseConfig(resamples=300, plan=PLAN, bound=BOUND)
+UNTESTED = ReleaseConfig(resamples=300, plan=PLAN)
 PAGE_LIMIT = 5_000_000
 
 
@@ -39,7 +45,7 @@ def job(out: Path, folders: dict[str, Path], name: str = "release_report", confi
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_release_inputs(tmp_path_factory.mktemp("release"), prompts=180, users=3000)
+    return write_release_inputs(tmp_path_factory.mktemp("release"), prompts=600, users=USERS)
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +62,10 @@ def test_decisions_gate_by_gate(released: Artifact) -> None:
     assert table["candidate"].to_list() == ["moderate", "aggressive", "baseline", "untouched"]
     assert table["decision"].to_list() == ["promote", "hold", "reference", "reference"]
     gates = {g["name"]: g for g in json.loads(table["gates"][1])}
-    assert gates["hacking_audit"]["status"] == "fail"
+    assert gates["hacking_audit"]["result"] == "fail"
     assert "farewell" in table["reasons"][1][0]
+    assert gates["guardrail_early_ending_rate"]["result"] == "fail"
+    assert gates["guardrail_harmful_compliance_rate"]["result"] == "not measured", "excused by the plan, by name"
     summary = json.loads(Path(released.path("summary.json")).read_text())
     assert summary["conclusion"].startswith("Release moderate")
     assert summary["candidates"]["moderate"]["simulation"]["love_rate_change"] == pytest.approx(0.1, abs=0.03)
@@ -110,22 +118,61 @@ def test_text_of_users_and_models_cannot_become_markup(folders: dict[str, Path],
 
 def test_offline_evaluation_alone_needs_an_ab_test(folders: dict[str, Path], tmp_path: Path) -> None:
     alone = {k: v for k, v in folders.items() if k.startswith("offline_evaluation")}
-    artifact, _ = run_job(job(tmp_path / "out", alone), release_report.run)
+    untested = UNTESTED.model_dump(mode="json")
+    artifact, _ = run_job(job(tmp_path / "out", alone, config=untested), release_report.run)
     assert decisions_of(artifact)["moderate"] == "needs A/B"
     page = Path(artifact.path("report.html")).read_text()
     assert "What the simulation knows" not in page
     assert "There is no backtest over past launches" in page
 
 
-def test_without_an_ab_test_trusted_figures_promote_unless_one_is_required(
+def test_nothing_is_promoted_before_users_met_it(folders: dict[str, Path], tmp_path: Path) -> None:
+    unseen = {k: v for k, v in folders.items() if not k.startswith("ab_")}
+    untested = UNTESTED.model_dump(mode="json")
+    artifact, _ = run_job(job(tmp_path / "a", unseen, config=untested), release_report.run)
+    assert decisions_of(artifact)["moderate"] == "needs A/B"
+    assert "No user has met a candidate" in Path(artifact.path("report.html")).read_text()
+
+
+@pytest.mark.parametrize("gone", ["ab_test_readout", "reward_hacking_audit"])
+def test_once_users_met_it_what_is_missing_holds(folders: dict[str, Path], tmp_path: Path, gone: str) -> None:
+    artifact, _ = run_job(job(tmp_path / "a", {k: v for k, v in folders.items() if k != gone}), release_report.run)
+    assert decisions_of(artifact)["moderate"] == "hold"
+
+
+def test_a_plan_that_changed_after_the_exposures_is_named_and_cannot_promote(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    unseen = {k: v for k, v in folders.items() if not k.startswith("ab_")}
-    artifact, _ = run_job(job(tmp_path / "a", unseen), release_report.run)
-    assert decisions_of(artifact)["moderate"] == "promote"
-    strict = {**CONFIG.model_dump(mode="json"), "require_ab": True}
-    artifact, _ = run_job(job(tmp_path / "b", unseen, config=strict), release_report.run)
-    assert decisions_of(artifact)["moderate"] == "needs A/B"
+    eager = PLAN.model_copy(
+        update={"guardrails": {k: v for k, v in PLAN.guardrails.items() if k != "thumbs_down_rate"}}
+    )
+    changed = CONFIG.model_copy(update={"plan": eager}).model_dump(mode="json")
+    artifact, _ = run_job(job(tmp_path / "a", folders, config=changed), release_report.run)
+    assert decisions_of(artifact)["moderate"] == "hold"
+    page = Path(artifact.path("report.html")).read_text()
+    assert f"The plan changed after the exposures were read: {PLAN.hash} was on record" in page
+    unbound = UNTESTED.model_dump(mode="json")
+    artifact, _ = run_job(job(tmp_path / "b", folders, config=unbound), release_report.run)
+    assert decisions_of(artifact)["moderate"] == "hold", "no plan on record is no plan"
+    again = {name: BoundPlan(plan=eager.hash) for name in BOUND}
+    bound_anew = CONFIG.model_copy(update={"plan": eager, "bound": again}).model_dump(mode="json")
+    artifact, _ = run_job(job(tmp_path / "c", folders, config=bound_anew), release_report.run)
+    assert decisions_of(artifact)["moderate"] == "hold", "the readout was made under the plan before"
+
+
+def test_an_objective_that_nobody_scored_holds(folders: dict[str, Path], tmp_path: Path) -> None:
+    blind = {}
+    for name, folder in folders.items():
+        blind[name] = folder
+        if name.startswith("offline_evaluation"):
+            blind[name] = tmp_path / name
+            shutil.copytree(folder, blind[name])
+            scores = pl.read_parquet(folder / "scores.parquet").filter(pl.col("objective") != "safety")
+            scores.write_parquet(blind[name] / "scores.parquet")
+    artifact, _ = run_job(job(tmp_path / "out", blind), release_report.run)
+    assert decisions_of(artifact)["moderate"] == "hold"
+    reasons = pl.read_parquet(artifact.path("decisions.parquet")).filter(candidate="moderate")["reasons"][0]
+    assert any("Safety was not measured" in r for r in reasons)
 
 
 def test_missing_inputs_are_named(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -138,52 +185,16 @@ def test_missing_inputs_are_named(folders: dict[str, Path], tmp_path: Path) -> N
         run_job(job(tmp_path / "c", {**folders, "reward_hacking_audit": tmp_path}), release_report.run)
 
 
-def gates(**statuses: str) -> list[Gate]:
-    names = {
-        "trust": "pass",
-        "offline_love": "pass",
-        "helpfulness": "pass",
-        "safety": "pass",
-        "hacking_audit": "pass",
-        "ab_test": "absent",
-    }
-    return [Gate(n, n, s, f"{n} {s}.", f"{n} {s}") for n, s in {**names, **statuses}.items()]
-
-
-@pytest.mark.parametrize(
-    ("statuses", "decision", "first"),
-    [
-        ({}, PROMOTE, "trust"),
-        ({"trust": "open"}, NEEDS_AB, "trust"),
-        ({"offline_love": "open"}, NEEDS_AB, "offline_love"),
-        ({"helpfulness": "fail"}, HOLD, "helpfulness"),
-        ({"safety": "open"}, HOLD, "safety"),
-        ({"safety": "open", "ab_test": "pass"}, HOLD, "safety"),
-        ({"ab_test": "pass"}, PROMOTE, "ab_test"),
-        ({"ab_test": "pass", "trust": "open", "hacking_audit": "open"}, PROMOTE, "ab_test"),
-        ({"ab_test": "open"}, NEEDS_AB, "ab_test"),
-        ({"ab_test": "pass", "hacking_audit": "fail"}, HOLD, "hacking_audit"),
-        ({"ab_test": "fail"}, HOLD, "ab_test"),
-        ({"offline_love": "fail", "safety": "fail"}, HOLD, "safety"),
-        ({"offline_love": "fail"}, HOLD, "offline_love"),
-        ({"offline_love": "fail", "trust": "open"}, NEEDS_AB, "trust"),
-        ({"offline_love": "fail", "trust": "open", "ab_test": "pass"}, PROMOTE, "ab_test"),
-    ],
-)
-def test_how_gates_make_a_decision(statuses: dict[str, str], decision: str, first: str) -> None:
-    found, because = _combine(gates(**statuses), CONFIG)
-    assert found == decision
-    assert because[0].name == first
-
-
 def test_a_broken_experiment_does_not_decide(folders: dict[str, Path]) -> None:
     metrics = pl.read_parquet(folders["ab_test_readout"] / "readout.parquet")
     checks = pl.DataFrame(
         {"candidate": ["moderate"], "check": ["sample_ratio"], "verdict": ["fail"], "note": ["9 v 1"]}
     )
-    assert ab_gate("moderate", Readout(metrics, checks)).status == "open"
-    assert ab_gate("moderate", None).status == "absent"
-    assert audit_gate("moderate", pl.DataFrame(schema={"candidate": pl.String})).status == "open"
+    gates = {g.name: g for g in live_gates("moderate", Readout(metrics, checks, plan=PLAN.hash), CONFIG)}
+    assert gates["ab_goal"].result is Result.PASS
+    assert gates["ab_test_sound"].result is Result.FAIL and "9 v 1" in gates["ab_test_sound"].detail
+    assert {g.result for g in live_gates("moderate", None, UNTESTED)} == {Result.NOT_MEASURED}
+    assert audit_gate("moderate", pl.DataFrame(schema={"candidate": pl.String})).result is Result.NOT_MEASURED
 
 
 def test_the_stages_before_it_run_as_jobs(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -191,10 +202,10 @@ def test_the_stages_before_it_run_as_jobs(folders: dict[str, Path], tmp_path: Pa
     audit, _ = run_job(
         job(tmp_path / "audit", evaluated, "reward_hacking_audit", {"resamples": 200}), reward_hacking_audit.run
     )
-    assert audit.rows["tripwires"] == 3 * 21
+    assert audit.rows["tripwires"] == 3 * 22
     assert audit.metrics["fired: aggressive"] >= 4
     exposed = {k: v for k, v in folders.items() if k.startswith("ab_exposures")}
-    config = ReadoutConfig().model_dump(mode="json")
+    config = ReadoutConfig(plan=PLAN).model_dump(mode="json")
     readout, _ = run_job(job(tmp_path / "ab", exposed, "ab_test_readout", config), ab_test_readout.run)
     assert set(pl.read_parquet(readout.path("readout.parquet"))["candidate"]) == {"untouched", "moderate", "aggressive"}
 

@@ -9,15 +9,18 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize
 
-from rluf_assets.evaluation.config import ReleaseConfig
+from rluf_assets.evaluation.config import BoundPlan, ReleaseConfig
 from rluf_assets.evaluation.release_inputs import ReleaseFolders, make_release
 from rluf_assets.evaluation.report import render_report
-from tests.evaluation.world import write_release_inputs
+from tests.evaluation.world import plan_of, write_release_inputs
 from tests.ui.browser import chromium
 
 pytestmark = pytest.mark.slow
 WAIT_MS = 60_000
 PAGE_LIMIT = 5_000_000
+CONFIG = ReleaseConfig(
+    resamples=200, plan=plan_of(2000), bound={n: BoundPlan(plan=plan_of(2000).hash) for n in ("moderate", "aggressive")}
+)
 PAPER_PX = 720  # what A4 leaves between its margins, at 96 px an inch
 
 
@@ -34,11 +37,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             of("offline_evaluation"), of("ab_exposures"), of("rewards"), folders["reward_hacking_audit"],
             folders["ab_test_readout"], folders["offline_online_backtest"], folders["signal_set"],
         ),
-        ReleaseConfig(resamples=200),
+        CONFIG,
         seed=0,
     )  # fmt: skip
     path = root / "report.html"
-    path.write_text(render_report(release.data, ReleaseConfig()), encoding="utf-8")
+    path.write_text(render_report(release.data, CONFIG), encoding="utf-8")
     return path
 
 

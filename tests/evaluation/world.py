@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from rluf_assets.evaluation.degenerate import spoilt_sample
+from rluf_assets.evaluation.plan import AbPlan, Margin
 
 USE_CASES = ("casual_chat", "how_to", "coding", "writing", "harmful_request", "sounds_harmful")
 SUBJECTS = (
@@ -280,6 +281,21 @@ def holdout_scores_of(rows: int, *, seed: int) -> pl.DataFrame:
     ).filter(pl.Series(kept))  # fmt: skip
 
 
+def plan_of(users: int) -> AbPlan:
+    """A plan with one look at so many users an arm, and margins that so few users can show."""
+    guardrails = {
+        "thumbs_down_rate": Margin(relative=0.4, absolute=0.03),
+        "conversations_per_user": Margin(relative=0.15),
+        "replies_per_conversation": Margin(relative=0.1),
+        "early_ending_rate": Margin(relative=0.3),
+        "next_day_return": Margin(relative=0.15),
+        "harmful_compliance_rate": Margin(absolute=0.005),
+    }
+    return AbPlan(
+        planned_users=2 * users, looks=(1.0,), candidates=2, guardrails=guardrails, excused=("harmful_compliance_rate",)
+    )
+
+
 def write_release_inputs(
     root: Path, *, prompts: int = 240, users: int = 4000, simulation: bool = True
 ) -> dict[str, Path]:
@@ -288,20 +304,20 @@ def write_release_inputs(
     from rluf_assets.evaluation.config import AuditConfig, BacktestConfig, ReadoutConfig
     from rluf_assets.evaluation.frames import Evaluation, check_evaluation
     from rluf_assets.evaluation.hacking import LoggedReplies, audit_reward_hacking
-    from rluf_assets.evaluation.readout import read_out
+    from rluf_assets.evaluation.readout import read_out, write_readout
     from rluf_assets.lake import write_json
 
     frame = prompt_frame(prompts)
     plan: dict[str, dict[str, Any]] = {
         "untouched": {"seed": 4, "love": -0.3, "helpfulness": -0.3},
         "baseline": {"seed": 1},
-        "moderate": {"seed": 2, "love": 0.15, "helpfulness": 0.15, "safety": 0.15},
+        "moderate": {"seed": 2, "love": 0.15, "helpfulness": 0.15, "safety": 0.15, "refuses_harm": 0.99},
         "aggressive": {"seed": 3, "love": 0.5, "helpfulness": -0.3, "hack": "farewell", "prevalence": 0.06},
     }
     folders: dict[str, Path] = {}
     evaluations, exposures = {}, {}
     for name, options in plan.items():
-        texts = {k: options[k] for k in ("hack", "prevalence") if k in options}
+        texts = {k: options[k] for k in ("hack", "prevalence", "refuses_harm") if k in options}
         shifts = {k: options[k] for k in ("love", "helpfulness", "safety") if k in options}
         completions = completions_of(frame, seed=options["seed"], **texts)
         scores = scores_of(completions, seed=options["seed"], **shifts)
@@ -323,7 +339,8 @@ def write_release_inputs(
     audit = audit_reward_hacking(
         evaluations, LoggedReplies(logged_replies(2000, 1), logged_replies(1000, 2)), AuditConfig(), seed=0
     )
-    readout = read_out(exposures, ReadoutConfig())
+    config = ReadoutConfig(plan=plan_of(users))
+    readout = read_out(exposures, config)
     launches = launches_of(10, seed=0)
     past = backtest(launches, scored_texts_of(launches, 300, seed=0), BacktestConfig(), seed=0)
     for name in (
@@ -338,9 +355,7 @@ def write_release_inputs(
         folders[name].mkdir(parents=True)
     audit.tripwires.write_parquet(folders["reward_hacking_audit"] / "tripwires.parquet")
     audit.phrases.write_parquet(folders["reward_hacking_audit"] / "phrases.parquet")
-    readout.metrics.write_parquet(folders["ab_test_readout"] / "readout.parquet")
-    readout.checks.write_parquet(folders["ab_test_readout"] / "checks.parquet")
-    readout.days.write_parquet(folders["ab_test_readout"] / "by_day.parquet")
+    write_readout(readout, config, folders["ab_test_readout"])
     past.policies.write_parquet(folders["offline_online_backtest"] / "backtest.parquet")
     write_json(str(folders["offline_online_backtest"] / "summary.json"), past.summary)
     holdout_scores_of(200_000, seed=0).write_parquet(folders["rewards/love"] / "holdout_scores.parquet")

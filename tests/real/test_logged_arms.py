@@ -43,7 +43,7 @@ def test_exposures_count_labelled_replies_and_their_positives() -> None:
     assert exposures["replies"].sum() == labelled.height
     assert exposures["love"].sum() == labelled["label_love"].sum()
     assert exposures["conversations"].sum() == replies["conversation_id"].n_unique()
-    metric = Metric(name="love_rate", numerator="love", denominator="replies", role="goal")
+    metric = Metric(name="love_share", numerator="love", denominator="replies")  # no plan: nothing is tested
     arms = {name: exposures.filter(pl.col("arm") == name) for name in RATES}
     readout = read_out(arms, ReadoutConfig(baseline="a", metrics=(metric,)))
     assert [row["verdict"] for row in readout.metrics.filter(pl.col("segment") == "all").to_dicts()] == ["better"] * 3
