@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from rluf_assets.errors import DataError
-from rluf_assets.feedback.config import Format, IngestConfig, MessagesLayout
+from rluf_assets.feedback.config import Format, IngestConfig, MessagesLayout, ScoreRule
 from rluf_assets.feedback.open_webui import open_webui_feedback, open_webui_messages
 from rluf_assets.feedback.otel import otel_evaluations, otel_messages
 from rluf_assets.feedback.schemas import MESSAGES, OPTIONAL, TABLES, conform, empty
@@ -50,18 +51,29 @@ def canonical_reactions(frame: pl.LazyFrame, layout: MessagesLayout, where: str)
 
 
 def chat_messages(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
-    """One row per message of each conversation line; ids without one are `<conversation_id>/<position>`.
+    """One row per message of each conversation line.
 
-    A reply before any user message gets turn -1, which the row contract names.
+    A conversation without an id is known by its place in the source, a message by its place in the conversation. Where
+    messages name their parents, turns are counted along each path. A reply before any user message gets turn -1. Where
+    a label of the whole conversation is all there is, it was offered on the last reply, and on no other.
     """
     messages, fields = _exploded(frame, layout, where)
-    missing = sorted({"conversation_id", "user_id"} - set(messages.collect_schema()))
-    if missing:
+    if "user_id" not in messages.collect_schema():
         raise DataError(
-            f"{where}: no column for {missing}; found {list(frame.collect_schema())}. Name it in layout.columns"
-            + (", or declare layout.users: per_conversation." if "user_id" in missing else ".")
+            f"{where}: no column for ['user_id']; found {list(frame.collect_schema())}. Name it in layout.columns, or "
+            f"declare layout.users: per_conversation."
         )
     role = _field(fields, layout.role, where, "role").replace(layout.roles)
+    names, other = messages.collect_schema(), {layout.marks, layout.reactions, *layout.ratings}
+    if (
+        (labels := _labels(frame.collect_schema(), layout))
+        and "reactions_shown" not in names
+        and not other & set(fields)
+    ):
+        labelled = pl.any_horizontal(pl.col(f"label/{one}").is_not_null() for one in labels)
+        messages = messages.with_columns(
+            reactions_shown=pl.when(role == "assistant").then(labelled & pl.col("closing"))
+        )
     return conform(
         messages.with_columns(
             role=role,
@@ -76,7 +88,8 @@ def chat_messages(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl
 def chat_reactions(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
     """One row per mark, rating or reaction on a message; a mark of 0 says that the user left it unset.
 
-    A source without conversations is a side file: one reaction per row, by `message_id`.
+    A label of a whole conversation (KTO) is one of its last reply. A source without conversations is a side file: one
+    reaction per row, by `message_id`.
     """
     found = frame.collect_schema()
     if "message_id" in _renamed(frame, layout).collect_schema() and not any(name in found for name in layout.messages):
@@ -87,6 +100,7 @@ def chat_reactions(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> p
         parts.append(_from_marks(messages, layout.marks, marks))
     if isinstance(reactions := fields.get(layout.reactions), pl.List) and isinstance(reactions.inner, pl.Struct):
         parts.append(_from_reactions(messages, layout.reactions, reactions.inner))
+    parts += [_from_label(messages, name, layout.labels[name]) for name in _labels(found, layout)]
     if not parts:
         return empty("reactions").lazy()
     return pl.concat([conform(part, "reactions", where) for part in parts])
@@ -175,6 +189,7 @@ def _renamed(frame: pl.LazyFrame, layout: MessagesLayout) -> pl.LazyFrame:
 
 def _exploded(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> tuple[pl.LazyFrame, dict[str, Any]]:
     """One row per message with the conversation's columns, `turn_index` and ids; and the message struct's fields."""
+    frame = _completed(frame, layout)
     schema = frame.collect_schema()
     name = next((column for column in layout.messages if column in schema), None)
     dtype = schema[name] if name is not None else None
@@ -185,28 +200,81 @@ def _exploded(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> tuple[
             f"found {dict(schema)}. Name it in layout.messages."
         )
     fields: dict[str, Any] = {field.name: field.dtype for field in entry.fields}
-    outer = {target: source for target in _PER_CONVERSATION if (source := _source_of(target, layout, schema))}
-    if layout.users == "per_conversation" and "conversation_id" in outer:
+    sources = {target: source for target in _PER_CONVERSATION if (source := _source_of(target, layout, schema))}
+    outer = {target: pl.col(source) for target, source in sources.items()}
+    outer["conversation_id"] = _by_place(sources.get("conversation_id"), schema, where)
+    if layout.users == "per_conversation":
         outer["user_id"] = outer["conversation_id"]
-    is_user = _field(fields, layout.role, where, "role", pl.element()).replace(layout.roles) == "user"
-    position = pl.int_ranges(pl.col(name).list.len()).alias("position")
-    turns = pl.col(name).list.eval(is_user.cast(pl.Int32).cum_sum() - 1).alias("turn_index")
-    conversations = frame.filter(pl.col(name).list.len() > 0).select(
-        *(pl.col(source).alias(target) for target, source in outer.items()),
-        pl.col(name).alias("message"),
-        turns,
-        position,
-    )
-    rows = conversations.explode("message", "turn_index", "position", empty_as_null=False)
     inner = {
         target: source
         for target in _PER_MESSAGE
         if (source := _source_of(target, layout, fields)) and not (target == "user_id" and layout.users != "logged")
     }
+    role = _field(fields, layout.role, where, "role", pl.element()).replace(layout.roles)
+    position = pl.int_ranges(pl.col(name).list.len()).alias("position")
+    turns = pl.col(name).list.eval((role == "user").cast(pl.Int32).cum_sum() - 1).alias("turn_index")
+    # The last reply of the conversation, which a label of the whole is about.
+    replies = (role == "assistant").cast(pl.Int32)
+    closing = pl.col(name).list.eval((replies == 1) & (replies.cum_sum(reverse=True) == 1)).alias("closing")
+    conversations = frame.with_row_index("place").filter(pl.col(name).list.len() > 0).select(
+        *(column.alias(target) for target, column in outer.items()),
+        pl.col(name).alias("message"), turns, position, closing,
+        *(pl.col(label).alias(f"label/{label}") for label in layout.labels if label in schema),
+    )  # fmt: skip
+    rows = conversations.explode("message", "turn_index", "position", "closing", empty_as_null=False)
     named = rows.with_columns(pl.col("message").struct.field(source).alias(target) for target, source in inner.items())
-    if "message_id" not in inner and "conversation_id" in outer:
-        named = named.with_columns(message_id=pl.format("{}/{}", "conversation_id", "position"))
+    placed = pl.format("{}/{}", "conversation_id", "position")
+    if "message_id" not in inner or fields[inner["message_id"]] == pl.Null:
+        named = named.with_columns(message_id=placed)
+    elif fields[inner["message_id"]] == pl.String:
+        named = named.with_columns(message_id=pl.coalesce("message_id", placed))
+    if "parent_id" in inner:
+        named = _turns_on_paths(named, _field(fields, layout.role, where, "role").replace(layout.roles))
     return named, fields
+
+
+def _completed(frame: pl.LazyFrame, layout: MessagesLayout) -> pl.LazyFrame:
+    """Rows of a prompt and its completion (TRL's unpaired preferences) as conversations; others as they are."""
+    schema = frame.collect_schema()
+    sides = {"prompt": "user", "completion": "assistant"}
+    if any(name in schema for name in layout.messages) or not all(name in schema for name in sides):
+        return frame
+    if all(schema[name] == pl.String for name in sides):
+        said = [pl.struct(role=pl.lit(role), content=pl.col(name)) for name, role in sides.items()]
+        return frame.with_columns(pl.concat_list(said).alias(layout.messages[0]))
+    if isinstance(schema["prompt"], pl.List) and schema["prompt"] == schema["completion"]:
+        return frame.with_columns(pl.concat_list(*sides).alias(layout.messages[0]))
+    return frame
+
+
+def _by_place(source: str | None, schema: Mapping[str, Any], where: str) -> pl.Expr:
+    """The conversation's id, or where it has none its place in the source, with the date in the source's name if there."""
+    date = re.search(r"\d{4}-\d{2}-\d{2}", where)
+    place = pl.format(f"{date[0]}/conversation-{{}}" if date else "conversation-{}", "place")
+    if source is None or schema[source] == pl.Null:
+        return place
+    return pl.coalesce(source, place) if schema[source] == pl.String else pl.col(source)
+
+
+def _turns_on_paths(messages: pl.LazyFrame, role: pl.Expr) -> pl.LazyFrame:
+    """`turn_index` counted from the root of each message's own path: siblings are of one turn."""
+
+    def counted(rows: pl.Series) -> pl.Series:
+        known = {row["message_id"]: row for row in rows}
+        turns = []
+        for row in rows:
+            seen, users, at = set(), 0, row
+            while at is not None and at["message_id"] not in seen:
+                seen.add(at["message_id"])
+                users += at["role"] == "user"
+                at = known.get(at["parent_id"])
+            turns.append(users - 1)
+        return pl.Series(turns, dtype=pl.Int32)
+
+    tree = pl.struct("message_id", "parent_id", role.alias("role"))
+    along = tree.map_batches(counted, return_dtype=pl.Int32).over("conversation_id")
+    in_tree = pl.col("parent_id").is_not_null().any().over("conversation_id")
+    return messages.with_columns(turn_index=pl.when(in_tree).then(along).otherwise("turn_index"))
 
 
 def _from_marks(messages: pl.LazyFrame, field: str, marks: pl.Struct) -> pl.LazyFrame:
@@ -217,7 +285,7 @@ def _from_marks(messages: pl.LazyFrame, field: str, marks: pl.Struct) -> pl.Lazy
     ]
     return (
         messages.filter(mark.is_not_null())
-        .select("message_id", "user_id", mark=pl.concat_list(entries))
+        .select("conversation_id", "message_id", "user_id", mark=pl.concat_list(entries))
         .explode("mark")
         .unnest("mark")
         .filter(pl.col("value").is_not_null())
@@ -227,9 +295,28 @@ def _from_marks(messages: pl.LazyFrame, field: str, marks: pl.Struct) -> pl.Lazy
 
 def _from_ratings(messages: pl.LazyFrame, field: str, words: Mapping[str, str]) -> pl.LazyFrame:
     signal = pl.col("message").struct.field(field).replace_strict(words, default=None, return_dtype=pl.String)
-    rows = messages.select("message_id", "user_id", signal=signal, value=pl.lit(1, pl.Int8))
+    rows = messages.select("conversation_id", "message_id", "user_id", signal=signal, value=pl.lit(1, pl.Int8))
     return rows.filter(pl.col("signal").is_not_null()).with_columns(
         reaction_id=pl.format("{}#{}", "message_id", "signal")
+    )
+
+
+def _labels(found: Mapping[str, Any], layout: MessagesLayout) -> list[str]:
+    """Columns with a label per conversation. A number may be the class of something else: the layout must name it."""
+    named = "labels" in layout.model_fields_set
+    return [name for name in layout.labels if name in found and (named or found[name] == pl.Boolean)]
+
+
+def _from_label(messages: pl.LazyFrame, name: str, rule: ScoreRule) -> pl.LazyFrame:
+    """The label of each conversation as signals of its last reply."""
+    label = pl.col(f"label/{name}").cast(pl.Float64, strict=False)
+    on = {signal: value for signal, value in ((rule.up, label >= rule.up_from), (rule.down, label <= rule.down_to))
+          if signal is not None}  # fmt: skip
+    entries = [pl.struct(signal=pl.lit(signal), value=value.cast(pl.Int8)) for signal, value in on.items()]
+    labelled = messages.filter(pl.col("closing"), label.is_not_null())
+    rows = labelled.select("conversation_id", "message_id", "user_id", entry=pl.concat_list(entries)).explode("entry")
+    return rows.unnest("entry").with_columns(
+        reaction_id=pl.format("{}#{}#{}", "conversation_id", pl.lit(name), "signal")
     )
 
 
@@ -255,11 +342,14 @@ def _from_reactions(messages: pl.LazyFrame, field: str, entry: pl.Struct) -> pl.
     reacted_at = next((name for name in ("reacted_at", "created_at", "timestamp") if name in names), None)
     nth = pl.int_ranges(pl.col("message").struct.field(field).list.len())
     rows = (
-        messages.select("message_id", "user_id", reaction=pl.col("message").struct.field(field), nth=nth)
+        messages.select(
+            "conversation_id", "message_id", "user_id", reaction=pl.col("message").struct.field(field), nth=nth
+        )
         .explode("reaction", "nth", empty_as_null=False)
         .filter(pl.col("reaction").is_not_null())
     )
     return rows.select(
+        "conversation_id",
         "message_id",
         reaction_id=pl.format("{}#{}", "message_id", "nth"),
         user_id=pl.coalesce(reaction("user_id"), "user_id") if "user_id" in names else pl.col("user_id"),

@@ -49,6 +49,11 @@ class MessagesLayout(_Config):
     ratings: dict[str, dict[str, str]] = Field(
         {}, description="field of a message that holds one of some words: {word: signal that it sets}"
     )
+    labels: dict[str, ScoreRule] = Field(
+        {name: ScoreRule(up="thumbs_up", down="thumbs_down") for name in ("label", "kto_tag")},
+        description="column with one label per conversation (KTO) -> its meaning, a signal of the last reply; by default true "
+        "and false only, since a number may be the class of something else",
+    )  # fmt: skip
     users: Literal["logged", "per_conversation"] = Field(
         "logged", description="per_conversation: the source has no user ids; each conversation counts as one user"
     )
