@@ -139,7 +139,9 @@ def day_metrics(lake: Lake, days: list[str], known: list[str], signal: str = "lo
     read = sorted({*days, *(day for day in known if first <= day <= max(days))})
     rows = [lake.current("validated_replies", day).path("metrics.parquet") for day in read]
     named = pl.Series(read, dtype=pl.String).str.to_date()  # a source without times has its partition's name alone
-    metrics = pl.scan_parquet(rows, hive_partitioning=False).collect().with_columns(day=pl.coalesce("day", named))
+    # Days of an older version lack the counts of kinds that it did not look for.
+    found = pl.concat([pl.read_parquet(row, hive_partitioning=False) for row in rows], how="diagonal")
+    metrics = found.with_columns(day=pl.coalesce("day", named))
     rate = f"rate_{signal}" if f"rate_{signal}" in metrics.columns else pl.lit(None, pl.Float64)
     metrics = with_drift(metrics.with_columns(signal_rate=rate))
     return metrics.filter(pl.col("day").is_in([date.fromisoformat(day) for day in days]))

@@ -1,5 +1,7 @@
 """What Dagster is told about a job's result, for people to read in the UI: counts and rates (Dagster plots floats over
 time), the main table's columns and a few of its rows, what it was made from, its pages, its place and its cost.
+
+Dagster keeps this for ever, so no unredacted text is in it: raw tables are told without rows, other texts are redacted.
 """
 
 import posixpath
@@ -14,6 +16,7 @@ from fsspec.core import url_to_fs
 from resources.launchers.spec import InputArtifact, JobResources, JobResult
 from resources.profiles import PAGES_URL
 from rluf_assets.catalogue import TableEntry, catalogue, type_name
+from rluf_assets.feedback.redaction import excerpt
 from rluf_assets.lake import Artifact
 
 EXAMPLES, EXAMPLE_CHARS = 5, 160
@@ -65,16 +68,13 @@ def _table(artifact: Artifact, entry: TableEntry | None) -> dict[str, Any]:
         return {}
     frame = pl.scan_parquet(artifact.path(entry.file), hive_partitioning=False)
     schema = frame.collect_schema()
-    head = frame.head(EXAMPLES).collect()
-    records = [
-        dg.TableRecord({name: _cell(value) for name, value in row.items()}) for row in head.iter_rows(named=True)
-    ]
     columns = table_schema({name: (type_name(dtype), entry.meaning(name)) for name, dtype in schema.items()})
-    return {
-        "dagster/column_schema": columns,
-        "dagster/row_count": int(frame.select(pl.len()).collect().item()),
-        "examples": dg.MetadataValue.table(records, schema=columns),
-    }
+    told = {"dagster/column_schema": columns, "dagster/row_count": int(frame.select(pl.len()).collect().item())}
+    if entry.raw:
+        return told
+    head = frame.head(EXAMPLES).collect().iter_rows(named=True)
+    records = [dg.TableRecord({name: _cell(value) for name, value in row.items()}) for row in head]
+    return {**told, "examples": dg.MetadataValue.table(records, schema=columns)}
 
 
 def _cell(value: Any) -> str | int | float | bool | None:
@@ -84,8 +84,7 @@ def _cell(value: Any) -> str | int | float | bool | None:
         return value
     if isinstance(value, list) and value and isinstance(value[0], dict):  # turns of a conversation
         value = " / ".join(" ".join(map(str, turn.values())) for turn in value)
-    text = str(value)
-    return text if len(text) <= EXAMPLE_CHARS else text[: EXAMPLE_CHARS - 1] + "…"
+    return excerpt(value, EXAMPLE_CHARS)
 
 
 def _lineage(inputs: Mapping[str, Any]) -> dg.MetadataValue[Any]:

@@ -34,6 +34,7 @@ class TableEntry:
 
     file: str
     columns: Mapping[str, Column]
+    raw: bool = False  # as users wrote it: its rows are shown nowhere
 
     def expanded(self, names: Mapping[str, Sequence[str]]) -> dict[str, Column]:
         """The columns with each placeholder written out, e.g. for `names={"signal": ["love"], ...}`."""
@@ -63,7 +64,9 @@ def catalogue() -> Mapping[str, TableEntry]:
     raw = yaml.safe_load(files(__package__).joinpath("catalogue.yaml").read_text(encoding="utf-8"))
     return {
         asset: TableEntry(
-            entry["file"], {name: Column(kind, meaning) for name, (kind, meaning) in entry["columns"].items()}
+            entry["file"],
+            {name: Column(kind, meaning) for name, (kind, meaning) in entry["columns"].items()},
+            asset.startswith("raw_"),
         )
         for asset, entry in raw.items()
     }

@@ -91,7 +91,7 @@ class IngestConfig(_Config):
 
 
 class RedactionConfig(_Config):
-    """Personal data in texts: emails, phone, card and account numbers, IPs, URLs with tokens become placeholders."""
+    """Secrets and personal data in texts (`redaction.py` names the kinds) become typed placeholders."""
 
     enabled: bool = True
     phone_regions: tuple[str, ...] = Field(
@@ -109,7 +109,7 @@ class BurstConfig(_Config):
 class ContractConfig(_Config):
     """The row contract and the labels of one partition of replies."""
 
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     day: date | None = None
     signals: tuple[str, ...] = SIGNALS
     attribution_window_h: float = Field(24.0, gt=0)

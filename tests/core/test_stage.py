@@ -86,6 +86,8 @@ def test_a_materialisation_is_read_without_opening_the_lake(tiny_home: Path) -> 
     assert len(examples) == 5
     assert all(set(row.data) == set(columns) for row in examples)
     assert all(len(str(value)) <= 160 for row in examples for value in row.data.values())
+    for raw in ("raw_messages", "raw_reactions"):  # as users wrote it: no row of it in Dagster's database
+        assert "examples" not in describe(JobResult(lake.current(raw, day), reused=False))
     page = told["page: quarantine"].url
     assert page.startswith(f"http://127.0.0.1:4001/lake/validated_replies/{day}/")
     assert (tiny_home / page.removeprefix("http://127.0.0.1:4001/")).exists()

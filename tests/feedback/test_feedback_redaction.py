@@ -3,47 +3,96 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rluf_assets.feedback.config import PairsConfig, RedactionConfig
 from rluf_assets.feedback.pairs import build_pairs
-from rluf_assets.feedback.redaction import KINDS, redact
+from rluf_assets.feedback.redaction import KINDS, excerpt, redact
 from tests.feedback.logs import clean_logs, validated
 
 FIXTURE = Path(__file__).parent / "fixtures" / "personal_data.jsonl"
 ON = RedactionConfig()
 
 
-def _labelled() -> list[dict[str, list[list[str]] | str]]:
-    return [json.loads(line) for line in FIXTURE.read_text(encoding="utf-8").splitlines()]
+# What every class must reach on the fixture, which has as many near misses as hits: (recall, precision).
+FLOORS = {
+    "secret": (0.95, 0.95), "url": (0.95, 0.95), "email": (0.97, 0.97), "account": (0.95, 0.95), "id": (0.95, 0.95),
+    "birthdate": (0.95, 0.95), "card": (0.95, 0.95), "location": (0.9, 0.95), "ip": (0.95, 0.95), "phone": (0.9, 0.95),
+    "handle": (0.9, 0.95),
+}  # fmt: skip
+
+
+def _labelled() -> list[dict[str, Any]]:
+    """Rows of {text, found: [[kind, span]], near: kind}; a key is cut by a bar, so that nobody's scanner takes it for one."""
+    lines = FIXTURE.read_text(encoding="utf-8").replace("¦", "").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def _placeholders(text: str) -> Counter[str]:
     return Counter({kind: text.count(f"<{kind.upper()}>") for kind in KINDS})
 
 
-def test_precision_and_recall_on_the_labelled_fixture() -> None:
+def test_precision_and_recall_of_every_class_on_the_labelled_fixture() -> None:
     """A span counts as found where it is gone and its placeholder is there; other placeholders are false alarms."""
     rows = _labelled()
     texts, counts = redact(pl.Series([row["text"] for row in rows]), ON)
-    found = wanted = alarms = 0
+    found, wanted, given_out = Counter[str](), Counter[str](), Counter[str]()
     for row, text in zip(rows, texts, strict=True):
-        spans = [(kind, value) for kind, value in row["found"]]
-        hits = Counter(kind for kind, value in spans if value not in text)
-        given_out = _placeholders(text)
-        found += sum((hits & given_out).values())
-        alarms += sum((given_out - hits).values())
-        wanted += len(spans)
-    assert wanted >= 50 and sum(1 for row in rows if not row["found"]) >= 35
-    assert found / wanted >= 0.97
-    assert found / (found + alarms) >= 0.97
-    assert sum(counts.values()) == found + alarms
-    assert all(counts[kind] for kind in KINDS)
+        placeholders = _placeholders(text)
+        hits = Counter(kind for kind, value in row["found"] if value not in text)
+        found += hits & placeholders
+        wanted += Counter(kind for kind, _ in row["found"])
+        given_out += placeholders
+    assert set(FLOORS) == set(KINDS) == set(wanted)
+    for kind, (recall, precision) in FLOORS.items():
+        assert wanted[kind] >= 12, kind
+        assert found[kind] / wanted[kind] >= recall, (kind, found[kind], wanted[kind])
+        assert found[kind] / given_out[kind] >= precision, (kind, found[kind], given_out[kind])
+    assert sum(1 for row in rows if not row["found"]) >= sum(1 for row in rows if row["found"])
+    assert counts == {kind: given_out[kind] for kind in KINDS}
+
+
+def test_what_is_redacted_stays_as_it_is() -> None:
+    once, _ = redact(pl.Series([row["text"] for row in _labelled()]), ON)
+    twice, counts = redact(once, ON)
+    assert twice.to_list() == once.to_list() and sum(counts.values()) == 0
+
+
+@pytest.mark.parametrize(
+    "around", ["{}", "see {}.", "x={}\n", "```\n{}\n```", '{{"a": "{}"}}', "¡{}!", "日本{}語", "a\r\n{}\r\nb"]
+)
+def test_secrets_are_found_whatever_stands_around_them(around: str) -> None:
+    tokens = [value for row in _labelled() for kind, value in row["found"] if kind == "secret" and len(value) > 30]
+    tokens = [
+        one
+        for one in tokens
+        if re.match(r"sk-|AIza|gh[a-z]_|github_|glpat-|xox|SG\.|hf_|npm_|pypi-|eyJ|-----BEGIN|dop_|hvs\.|gsk_", one)
+    ]
+    assert len(tokens) >= 18
+    texts, _ = redact(pl.Series([around.format(one) for one in tokens]), ON)
+    assert [one for one, text in zip(tokens, texts, strict=True) if one in text] == []
+
+
+def test_a_whole_pem_block_goes_also_where_its_end_is_cut_off() -> None:
+    body = "\n".join("MIIEpAIBAAKCAQEA" + str(n) * 48 for n in range(6))
+    texts, _ = redact(pl.Series([f"key:\n-----BEGIN PRIVATE KEY-----\n{body}\n\nregards, kim"]), ON)
+    assert "MIIE" not in texts[0] and texts[0].endswith("regards, kim")
+
+
+def test_an_excerpt_is_cut_and_without_personal_data_even_where_the_cut_falls() -> None:
+    assert excerpt("write to kim@example.com or\n +1 415 555 2671") == "write to <EMAIL> or <PHONE>"
+    assert excerpt("x" * 100, 10) == "x" * 9 + "…"
+    for chars in range(5, 60):
+        assert "kim@" not in excerpt("a line that ends with kim@example.com and goes on", chars)
+    assert excerpt(None) == "None" and excerpt(["kim@example.com", 3]) == "[<EMAIL>', 3]"
 
 
 def test_texts_without_any_come_back_as_they_are() -> None:
@@ -81,7 +130,7 @@ def test_pairs_are_redacted_too(tmp_path: Path) -> None:
     assert made.redacted["email"] == 1
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(max_size=40), max_size=5), st.text(alphabet="abcxyz 019.,!🙂", max_size=20))
 def test_an_address_is_found_whatever_stands_around_it(others: list[str], before: str) -> None:
     texts = pl.Series([*others, f"{before} kim@example.com {before}"], dtype=pl.String)
