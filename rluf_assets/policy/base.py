@@ -29,6 +29,7 @@ from rluf_assets.errors import ConfigError, TrainingError
 from rluf_assets.policy.config import BasePolicyConfig
 from rluf_assets.policy.conversations import Conversation, Example, encode, load_conversations, load_corpus, one_turn
 from rluf_assets.policy.prompts import PromptEncoder
+from rluf_assets.policy.reply_tokens import all_end_ids
 from rluf_assets.policy.state import load_state, newest_state, save_state
 from rluf_assets.rewards.chat_tokens import DATE_KEY
 
@@ -209,9 +210,14 @@ def batch_loss(model: PreTrainedModel, batch: Sequence[Example], *, reduction: s
         ids[row, : len(example.token_ids)] = torch.tensor(example.token_ids)
         learned[row, : len(example.token_ids)] = torch.tensor(example.learned)
     ids, learned = ids.to(model.device), learned.to(model.device)
-    # Padding stands on the right and attention is causal, so no mask; the output layer sees learned positions only.
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][learned[:, 1:]]
-    logits = model.get_output_embeddings()(hidden)
+    # Padding stands on the right and attention is causal, so no mask; the output layer sees learned positions only, and
+    # what the model makes of its logits (a cap, a scale) is in them.
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, :-1][learned[:, 1:]],))
+    try:
+        logits = model(input_ids=ids, use_cache=False).logits
+    finally:
+        hook.remove()
     return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][learned[:, 1:]], reduction=reduction)
 
 
@@ -245,7 +251,8 @@ def load_checkpoint(folder: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFa
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD})
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
+        # To a multiple that matrix products and vLLM's tensor parallelism like; rows without a token are never sampled.
+        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
     return model, tokenizer
 
 
@@ -254,11 +261,16 @@ def save_policy(
     tokenizer: PreTrainedTokenizerFast,
     out: Path,
     weights: dict[str, torch.Tensor] | None = None,
+    ends: frozenset[int] | None = None,
 ) -> None:
-    """Write a policy folder that transformers, TRL and vLLM load as it is; `weights`: where the model's own are sharded."""
-    model.config.pad_token_id, model.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    """Write a policy folder that transformers, TRL and vLLM load as it is; `weights`: where the model's own are sharded.
+
+    `ends`: the tokens that end a reply, where they are known; else all that model, tokenizer and template name.
+    """
+    ends = sorted(all_end_ids(model.generation_config, PromptEncoder(tokenizer)) if ends is None else ends)
+    model.config.pad_token_id, model.config.eos_token_id = tokenizer.pad_token_id, ends if len(ends) > 1 else ends[0]
     model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0
+        eos_token_id=model.config.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0
     )
     model.save_pretrained(out, state_dict=weights)
     tokenizer.save_pretrained(out)

@@ -33,6 +33,7 @@ Test = Callable[[Sequence[Reply]], np.ndarray]
 class Batch:
     """One prompt group's replies: P prompts, K completions each.
 
+    `reward`: -inf where a control token stands in a completion: no optimiser learns from that one, as good or as bad.
     `passed`: every judge that needs no further model passes. `log_ratio(replies)` gives log pi(a|s) - log pi_ref(a|s),
     `costly(replies)` whether the slow judges pass; both are asked only about replies that may be chosen. Prompts with a
     NaN reward have been taken out before.

@@ -66,9 +66,10 @@ def evaluate_candidate(
         .with_columns(
             pl.Series("completion", [[c.text for c in row] for row in sampled]),
             pl.Series("finished", [[c.finished for c in row] for row in sampled]),
+            pl.Series("judge_control_token", [[not c.control for c in row] for row in sampled]),
             completion_id=pl.int_ranges(0, config.completions_per_prompt, dtype=pl.Int32),
         )
-        .explode("completion", "finished", "completion_id")
+        .explode("completion", "finished", "judge_control_token", "completion_id")
     )
     completions = _judged(completions).select(
         "prompt_id", "completion_id", "use_case", "prompt", "completion", "finished", pl.col("^judge_.*$")

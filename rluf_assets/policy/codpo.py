@@ -27,9 +27,10 @@ def select(batch: Batch) -> Selection:
             continue
         # Masked with a fill value: multiplied with 0, a violating reply would win where rewards are negative.
         winner = int(np.where(positive, reward, -np.inf).argmax())
-        negative = ~positive if not positive.all() else positive
+        negative = ~positive & np.isfinite(reward)
+        negative = negative if negative.any() else positive
         loser = int(np.where(negative, reward, np.inf).argmin())
-        if winner == loser or (positive.all() and reward[winner] == reward[loser]):
+        if winner == loser or (positive[loser] and reward[winner] == reward[loser]):
             selection.outcome.append("skipped: all rewards are equal")
             continue
         selection.examples += [Example(Reply(p, winner), 1.0, "winner"), Example(Reply(p, loser), 1.0, "loser")]

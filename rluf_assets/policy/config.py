@@ -112,7 +112,7 @@ class VllmConfig(_Frozen):
 class OptimisationConfig(_Frozen):
     """One candidate: which optimiser, which objectives with which weights, under which constraints."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     optimiser: Optimiser = "crraft"
     weights: Weights = Field(default_factory=dict, description="weight of each objective in r = sum of w_k z_k")
@@ -145,7 +145,7 @@ class OptimisationConfig(_Frozen):
     checkpoint_every: Positive = Field(1, description="iterations; those since the last are updated again after a kill")
     dpo_beta: float = Field(0.1, gt=0, description="CODPO's beta")
     dpo_nll_weight: float = Field(1.0, ge=0, description="CODPO's lambda")
-    reference_samples: Positive = Field(512, description="reference replies that fix each objective's mean and std")
+    reference_samples: Positive = Field(512, description="reference replies that fix each scale, two to a prompt")
     kl_samples: Positive = Field(64, description="completions per iteration whose KL is measured for the record")
     max_nan_share: float = Field(0.01, ge=0, le=1, description="share of prompts set aside for NaN rewards that fails")
     max_empty_iterations: Positive = Field(3, description="iterations in a row without a survivor that stop the run")
@@ -156,6 +156,11 @@ class OptimisationConfig(_Frozen):
 
     @model_validator(mode="after")
     def _has_objectives(self) -> OptimisationConfig:
+        if self.stop_kl_mean is not None and self.temperature != 1:
+            raise ConfigError(
+                f"candidate: stop_kl_mean {self.stop_kl_mean} with temperature {self.temperature}: a KL divergence is "
+                "measured on replies drawn at temperature 1. Set that, or leave stop_kl_mean out."
+            )
         if self.optimiser == "none":
             return self
         if not self.groups:
@@ -201,7 +206,7 @@ class OptimisationConfig(_Frozen):
 class EvaluationConfig(_Frozen):
     """Sampling and scoring one candidate on the fixed evaluation prompts."""
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     completions_per_prompt: Annotated[int, Field(ge=1, le=64)] = 2
     max_prompts: Positive | None = Field(None, description="None: all evaluation prompts")

@@ -19,8 +19,8 @@ def regularised_reward(calibrated: np.ndarray, passed: np.ndarray, log_ratio: np
 
 
 def select(batch: Batch) -> Selection:
-    """All replies, weighted with their advantage Rtilde - mean(Rtilde) over the batch."""
-    prompts, completions = batch.reward.shape
+    """All replies of a finite reward, weighted with their advantage Rtilde - mean(Rtilde) over the batch."""
+    prompts = len(batch.reward)
     passed = batch.passed.copy()
     eligible = [Reply(int(p), int(k)) for p, k in np.argwhere(passed)]
     log_ratio = np.full(batch.reward.shape, np.nan)
@@ -33,5 +33,6 @@ def select(batch: Batch) -> Selection:
     if not reward.any():
         return Selection([], ["skipped: no completion meets every constraint"] * prompts)
     advantage = reward - reward.mean()
-    examples = [Example(Reply(p, k), float(advantage[p, k])) for p in range(prompts) for k in range(completions)]
+    text = [Reply(int(p), int(k)) for p, k in np.argwhere(np.isfinite(batch.reward))]
+    examples = [Example(reply, float(advantage[reply.prompt, reply.completion])) for reply in text]
     return Selection(examples, ["selected"] * prompts)

@@ -14,30 +14,33 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from rluf_assets.chat import Message
 from rluf_assets.errors import ConfigError, DataError
-from rluf_assets.policy.decoding import Decoded, decode, prefill
+from rluf_assets.policy.decoding import Decoded, decode, prefill, sliding_window
 from rluf_assets.policy.prompts import PromptEncoder
-from rluf_assets.rewards.attention import FLOAT32
+from rluf_assets.policy.reply_tokens import ReplyTokens, end_ids
+from rluf_assets.rewards.attention import FLOAT32, attention_window
 
 
 @dataclass(frozen=True)
 class Completion:
     """One reply: its text, its tokens (the end token with it), whether it ended by itself, its summed log-probability.
 
-    `logprob` is that of the sampling policy at temperature 1, whatever temperature it was drawn at.
+    `logprob` is that of the sampling policy at temperature 1 with no token banned, whatever it was drawn with. `control`:
+    a control token stands in it, which no engine should let through.
     """
 
     text: str
     token_ids: list[int]
     finished: bool
     logprob: float
+    control: bool = False
 
 
 class TransformersEngine:
-    """Samples completions of chat prompts from a Hugging Face causal LM with full attention."""
+    """Samples completions of chat prompts from a Hugging Face causal LM."""
 
     together = 1  # processes that sample a share between them
 
@@ -60,14 +63,24 @@ class TransformersEngine:
         self._rounds: Callable[[int], int] = lambda passes: passes
         self.encoder = PromptEncoder(AutoTokenizer.from_pretrained(folder))
         self.batch_tokens = batch_tokens
-        self.max_positions = int(self.model.config.max_position_embeddings)
-        self.end_ids = end_ids(folder, self.encoder)
-        windows = set(getattr(self.model.config, "layer_types", None) or ()) - {"full_attention"}
-        if windows:
+        self.max_positions = int(self.model.config.get_text_config().max_position_embeddings)
+        rows = self.model.get_output_embeddings().weight
+        self.tokens = ReplyTokens.of(
+            end_ids(folder, self.encoder), self.encoder, int(getattr(rows, "ds_shape", rows.shape)[0]), self.folder
+        )
+        # Rows longer than a window whose masks we do not make would be read without it.
+        window = attention_window(self.model.config)
+        self.longest = None if window is None or sliding_window(self.model.config)[0] else window
+        if self.longest == 0:
             raise ConfigError(
-                f"{folder}: layers of type {sorted(windows)}; TransformersEngine handles full attention only. "
-                "Sample this model with vLLM."
+                f"{folder}: a {self.model.config.model_type} model has layers that are no attention; TransformersEngine "
+                "cannot share a prompt between its replies there. Sample this model with vLLM."
             )
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a reply."""
+        return self.tokens.ends
 
     def sample(
         self,
@@ -88,6 +101,12 @@ class TransformersEngine:
         keys = prompt_keys(ids, seed)
         if only is not None:
             ids, keys = [ids[i] for i in only], [keys[i] for i in only]
+        longest = max((len(row) for row in ids), default=0) + max_new_tokens
+        if self.longest is not None and longest > self.longest:
+            raise ConfigError(
+                f"{self.folder}: a prompt with its reply has up to {longest} tokens, some layers see {self.longest} back. "
+                "TransformersEngine has no masks for them: sample this model with vLLM, or shorten max_new_tokens."
+            )
         completions: list[list[Completion]] = [[] for _ in ids]
         for batch in length_batches([len(x) + n * max_new_tokens // 4 for x in ids], self.batch_tokens):
             uniforms = None
@@ -101,7 +120,8 @@ class TransformersEngine:
                     n=n,
                     max_new_tokens=max_new_tokens,
                     temperature=temperature,
-                    end_ids=self.end_ids,
+                    end_ids=self.tokens.ends,
+                    banned_ids=self.tokens.banned,
                 )
             for i, row in zip(batch, self._completions(decoded), strict=True):
                 completions[i] = row
@@ -166,9 +186,11 @@ class TransformersEngine:
         steps = torch.arange(decoded.token_ids.shape[2], device=decoded.lengths.device)
         logprobs = (decoded.logprobs.double() * (steps < decoded.lengths[..., None])).sum(-1).tolist()
         flat = [row[j][: lengths[i][j]] for i, row in enumerate(token_ids) for j in range(n)]
-        texts = self.encoder.decode([ids[:-1] if ids[-1] in self.end_ids else ids for ids in flat])
+        texts = self.encoder.decode([self.tokens.text_ids(ids) for ids in flat])
+        controls = [self.tokens.controls(ids) for ids in flat]
         for i in range(len(token_ids)):
-            yield [Completion(texts[i * n + j], flat[i * n + j], finished[i][j], logprobs[i][j]) for j in range(n)]
+            at = range(i * n, i * n + n)
+            yield [Completion(texts[k], flat[k], finished[i][k % n], logprobs[i][k % n], controls[k]) for k in at]
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -211,18 +233,6 @@ def token_logprobs(
     targets = ids.gather(1, where + 1)
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return torch.where(real, -losses.view(targets.shape), 0.0)
-
-
-def end_ids(folder: str | Path, encoder: PromptEncoder) -> frozenset[int]:
-    """Tokens that end a reply: those of the model's generation settings and the tokenizer's own."""
-    try:
-        found = GenerationConfig.from_pretrained(folder).eos_token_id
-    except OSError:
-        found = AutoConfig.from_pretrained(folder).eos_token_id
-    ids = [found] if isinstance(found, int) else list(found or ())
-    if encoder.tokenizer.eos_token_id is not None:
-        ids.append(encoder.tokenizer.eos_token_id)
-    return frozenset(ids)
 
 
 def room(folder: str, max_positions: int, max_new_tokens: int) -> int:

@@ -99,7 +99,7 @@ class WholeLearner:
 
     def save_policy(self, out: Path) -> None:
         if self.ranks.first:
-            save_policy(self.engine.model, self.engine.encoder.tokenizer, out)
+            save_policy(self.engine.model, self.engine.encoder.tokenizer, out, ends=self.engine.end_ids)
         self.ranks.wait()
 
 
@@ -171,7 +171,7 @@ class ShardedLearner:
             if self.ranks.first:
                 weights[name] = values.to("cpu", copy=True)
         if self.ranks.first:
-            save_policy(self.engine.model, self.engine.encoder.tokenizer, out, weights)
+            save_policy(self.engine.model, self.engine.encoder.tokenizer, out, weights, self.engine.end_ids)
         self.ranks.wait()
 
 

@@ -169,21 +169,28 @@ def prompt_schedule(prompts: Sequence[Prompt], config: OptimisationConfig, seed:
 
 
 def _reference(run: _Run) -> tuple[pl.DataFrame, Normalisation]:
-    """Baseline replies with scores and verdicts, and the scales: one reply of the reference policy per prompt seen.
+    """Baseline replies with scores and verdicts, one per prompt seen, and the scales, from several replies to some of them.
 
     Before the first step, which is when this runs, the policy is the reference policy; so what samples it samples these.
     """
     seen = {prompt.prompt_id: prompt for prompts in run.schedule for prompt in prompts}
     folder = run.folders.phases / "reference"
-    sample = publish(
-        folder / "sample.parquet",
-        lambda: sample_frame(
-            run.sampler.renew(), list(seen.values()), run.config, n=1, seed=_seed(run.seed, 0), ranks=run.ranks
-        ),
-        run.ranks,
-    )
-    raw = publish(folder / "raw_scores.parquet", lambda: raw_scores(sample, run.scorers, run.ranks), run.ranks)
-    normalisation = Normalisation.fit(raw.head(run.config.reference_samples), tuple(run.scorers))
+    count, n = reference_draws(len(seen), run.config.reference_samples)
+
+    def drawn(name: str, prompts: list[Prompt], n: int, *seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+        def sample() -> pl.DataFrame:
+            engine = run.sampler.renew()
+            return sample_frame(engine, prompts, run.config, n=n, seed=_seed(run.seed, *seed), ranks=run.ranks)
+
+        said = publish(folder / f"{name}sample.parquet", sample, run.ranks)
+        scored = publish(
+            folder / f"{name}raw_scores.parquet", lambda: raw_scores(said, run.scorers, run.ranks), run.ranks
+        )
+        return said, scored
+
+    sample, raw = drawn("", list(seen.values()), 1, 0)
+    _, several = drawn("scale_", list(seen.values())[:count], n, 0, 1)
+    normalisation = Normalisation.fit(several, tuple(run.scorers))
     score = publish(
         folder / "score.parquet", lambda: mix_rewards(raw, run.groups, normalisation, run.config.mixing), run.ranks
     )
@@ -191,6 +198,12 @@ def _reference(run: _Run) -> tuple[pl.DataFrame, Normalisation]:
         folder / "judge.parquet", lambda: judge_frame(sample, score, run.groups, run.config.minimum_rewards), run.ranks
     )
     return _joined(sample, score, judge), normalisation
+
+
+def reference_draws(prompts: int, samples: int) -> tuple[int, int]:
+    """How many prompts get how many reference replies, about `samples` in all: two each, up to eight where prompts are few."""
+    n = min(8, max(2, -(-samples // prompts)))
+    return min(prompts, max(1, samples // n)), n
 
 
 def _iterate(
@@ -224,9 +237,9 @@ def _iterate(
     begin = time.perf_counter()
     figures = UpdateFigures(0.0, 0.0, 0)
     if selected["role"].is_not_null().any():
-        figures = update(run.policy, run.learner, run.reference, selected, run.groups, config, seed, run.ranks)
+        figures = update(run.policy, run.learner, selected, run.groups, config, seed, run.ranks)
     seconds["update"] = time.perf_counter() - begin
-    row = iteration_row(iteration, selected, run.groups, tuple(run.scorers), figures)
+    row = iteration_row(iteration, selected, config, tuple(run.scorers), figures)
     cost = _cost(row, seconds, time.perf_counter() - started, sample)
     if run.ranks.first:
         run.folders.logs.mkdir(parents=True, exist_ok=True)
@@ -248,9 +261,9 @@ def _joined(sample: pl.DataFrame, score: pl.DataFrame, judge: pl.DataFrame) -> p
     return pl.concat([sample, score.drop(ids), judge.drop(ids[:2])], how="horizontal")
 
 
-def _seed(seed: int, iteration: int) -> int:
+def _seed(seed: int, *stream: int) -> int:
     """An own random stream per iteration (0: the reference policy's replies)."""
-    return int(np.random.SeedSequence([seed, iteration]).generate_state(1, np.uint64)[0])
+    return int(np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint64)[0])
 
 
 def _write_record(

@@ -1,8 +1,9 @@
 """Objectives by name: from reward models' logits to the one reward r = sum over k of w_k z_k.
 
-z_k is objective k's logit, z-scored with the mean and standard deviation it has on replies of the *reference* policy,
-fixed once before training. No paper says whether or how rewards are brought to one scale before they are mixed; this is
-our choice, and `raw` and `probability` are the other options.
+z_k is objective k's logit, z-scored with its mean on replies of the *reference* policy and its standard deviation among
+replies to one prompt, fixed once before training. Only that deviation decides which of a prompt's replies is the best:
+how scores differ from prompt to prompt is the same for all of them. No paper says whether or how rewards are brought to
+one scale before they are mixed; this is our choice, and `raw` and `probability` are the other options.
 """
 
 from __future__ import annotations
@@ -19,27 +20,31 @@ from rluf_assets.policy.config import Weights
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and standard deviation of each objective's logit on the reference policy's replies."""
+    """Mean of each objective's logit on the reference policy's replies, and its standard deviation within a prompt."""
 
     mean: Mapping[str, float]
     std: Mapping[str, float]
 
     @classmethod
     def fit(cls, scores: pl.DataFrame, objectives: tuple[str, ...]) -> Normalisation:
-        """From a frame with a column `logit_<objective>` each; NaN scores are left out.
+        """From a frame with `prompt_id` and a column `logit_<objective>` each; scores that are no numbers are left out.
 
-        Raises DataError for an objective that scores all replies alike: it cannot steer anything.
+        The deviation is pooled over prompts of two replies or more: squares about each prompt's own mean, over replies less
+        prompts. Raises DataError for an objective that scores a prompt's replies alike: it cannot steer anything.
         """
         mean, std = {}, {}
         for objective in objectives:
-            logits = scores[f"logit_{objective}"].drop_nulls().to_numpy()
-            logits = logits[np.isfinite(logits)]
-            if len(logits) < 2 or logits.std() < 1e-9:
+            logits = scores.select("prompt_id", logit=pl.col(f"logit_{objective}")).filter(pl.col("logit").is_finite())
+            several = logits.filter(pl.len().over("prompt_id") > 1)
+            freedom = several.height - several["prompt_id"].n_unique()
+            squares = several.select(((pl.col("logit") - pl.col("logit").mean().over("prompt_id")) ** 2).sum()).item()
+            if freedom < 1 or (squares / freedom) ** 0.5 < 1e-9:
                 raise DataError(
-                    f"objective {objective!r}: {len(logits)} finite scores of reference replies without any spread; "
-                    "expected a reward model that tells replies apart. Train it again or leave the objective out."
+                    f"objective {objective!r}: {logits.height} finite scores of reference replies, without any spread among "
+                    f"those to one prompt ({freedom} degrees of freedom); expected a reward model that tells a prompt's "
+                    "replies apart. Train it again or leave the objective out."
                 )
-            mean[objective], std[objective] = float(logits.mean()), float(logits.std())
+            mean[objective], std[objective] = float(logits["logit"].mean()), float((squares / freedom) ** 0.5)  # type: ignore[arg-type]
         return cls(mean, std)
 
     def apply(self, objective: str, logits: np.ndarray) -> np.ndarray:

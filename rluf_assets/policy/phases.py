@@ -91,7 +91,7 @@ def sample_frame(
     seed: int,
     ranks: Ranks = ALONE,
 ) -> pl.DataFrame:
-    """Phase *sample*: each group's N completions per prompt (`n` None), or n = 1 replies of the reference policy."""
+    """Phase *sample*: each group's N completions per prompt (`n` None), or n of each; one is the prompt's baseline reply."""
     rows: list[dict[str, object]] = []
     for count in sorted({n or prompt.group.completions_per_prompt for prompt in prompts}):
         chosen = [prompt for prompt in prompts if (n or prompt.group.completions_per_prompt) == count]
@@ -107,7 +107,7 @@ def sample_frame(
         sampled = ranks.spread(len(chosen), lambda share, draw=draw: draw(only=share), together=engine.together)
         for prompt, completions in zip(chosen, sampled, strict=True):
             for k, completion in enumerate(completions):
-                rows.append(_row(prompt, BASELINE if n else k, completion))
+                rows.append(_row(prompt, BASELINE if n == 1 else k, completion))
     return pl.DataFrame(rows, schema=SAMPLE_SCHEMA)
 
 
@@ -121,6 +121,7 @@ SAMPLE_SCHEMA = {
     "token_ids": pl.List(pl.Int32),
     "finished": pl.Boolean,
     "logprob": pl.Float64,
+    "control": pl.Boolean,
     "farewell": pl.Boolean,
 }
 
@@ -136,6 +137,7 @@ def _row(prompt: Prompt, completion_id: int, completion: Completion) -> dict[str
         "token_ids": completion.token_ids,
         "finished": completion.finished,
         "logprob": completion.logprob,
+        "control": completion.control,
         "farewell": has_farewell(completion.text),
     }
 
@@ -187,13 +189,16 @@ def mix_rewards(
 def judge_frame(
     sample: pl.DataFrame, scores: pl.DataFrame, groups: Sequence[PromptGroup], minimum_rewards: Mapping[str, float]
 ) -> pl.DataFrame:
-    """Phase *judge*: `judge_<name>` (null where the group does not use it), `passed` (AND of them), `reasons`."""
+    """Phase *judge*: `judge_<name>` (null where the group does not use it), `passed` (AND of them), `reasons`.
+
+    Every group has `control_token`: engines sample none, and a reply that holds one all the same is never learned from.
+    """
     names = sorted({name for group in groups for name in group.judges})
     used = {group.name: {name: find_judge(name) for name in group.judges} for group in groups}
     verdicts: dict[str, list[bool | None]] = {f"judge_{name}": [] for name in names}
     reasons: list[str] = []
-    for row in sample.select("group", "prompt", "completion", "finished").iter_rows(named=True):
-        said = []
+    for row in sample.select("group", "prompt", "completion", "finished", "control").iter_rows(named=True):
+        said = ["control_token: control token in reply"] if row["control"] else []
         for name in names:
             judge = used[row["group"]].get(name)
             verdict = judge(row["prompt"], row["completion"]) if judge else None
@@ -207,6 +212,7 @@ def judge_frame(
         reasons.append("; ".join(said))
     frame = sample.select("prompt_id", "completion_id").with_columns(
         *(pl.Series(name, values, dtype=pl.Boolean) for name, values in verdicts.items()),
+        (~sample["control"]).alias("judge_control_token"),
         pl.Series("reasons", reasons, dtype=pl.String),
         *(
             (scores[f"value_{objective}"].fill_nan(None) >= least).fill_null(False).alias(f"judge_minimum_{objective}")

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from rluf_assets.policy.batch import BASELINE
-from rluf_assets.policy.config import PromptGroup
+from rluf_assets.policy.config import OptimisationConfig
 from rluf_assets.policy.update import UpdateFigures
 
 FIXED_SCHEMA: dict[str, Any] = {
@@ -24,10 +24,12 @@ FIXED_SCHEMA: dict[str, Any] = {
     "reward_learned": pl.Float64,
     "weight": pl.Float64,
     "kl_mean": pl.Float64,
+    "log_ratio_mean": pl.Float64,
     "kl_p95": pl.Float64,
     "kl_over_max": pl.Float64,
     "reply_tokens": pl.Float64,
     "entropy": pl.Float64,
+    "surprisal": pl.Float64,
     "finished_share": pl.Float64,
     "farewell_share": pl.Float64,
     "loss": pl.Float64,
@@ -39,16 +41,19 @@ FIXED_SCHEMA: dict[str, Any] = {
 def iteration_row(
     iteration: int,
     selected: pl.DataFrame,
-    groups: Sequence[PromptGroup],
+    config: OptimisationConfig,
     objectives: Sequence[str],
     figures: UpdateFigures,
 ) -> dict[str, Any]:
     """One row: counts of prompts by what became of them, and means over all sampled completions.
 
     `logit_`, `value_` and `weighted_<objective>` are the raw, normalised and weighted reward, `learned_<objective>` the
-    normalised one of the replies learned from, `judge_<name>` a judge's failure rate, `entropy` the mean negative
-    log-probability per sampled token, and the KL figures are over the seeded sample of completions.
+    normalised one of the replies learned from, `judge_<name>` a judge's failure rate. `log_ratio_mean` is over the seeded
+    sample of completions, `surprisal` the mean negative log-probability per sampled token, both of the model itself.
+    Replies drawn from that (temperature 1) make them estimates of the KL divergence and the entropy: `kl_mean`, `entropy`;
+    of others they are neither, and those are null.
     """
+    groups, drawn_at_one = config.prompt_groups(), config.temperature == 1
     completions = selected.filter(pl.col("completion_id") != BASELINE)
     learned = selected.filter(pl.col("role").is_in(["learn", "winner"]))
     prompts = selected.select("prompt_id", "outcome").unique()
@@ -56,6 +61,7 @@ def iteration_row(
     sampled = selected.filter("kl_sample")
     kl_max = pl.col("group").replace_strict({g.name: g.kl_max for g in groups}, return_dtype=pl.Float64)
     tokens = completions["token_ids"].list.len()
+    log_ratio_mean, surprisal = sampled["log_ratio"].mean(), -completions["logprob"].sum() / max(1, tokens.sum())
     row = {
         "iteration": iteration,
         "prompts": prompts.height,
@@ -68,11 +74,13 @@ def iteration_row(
         "reward": completions["reward"].fill_nan(None).mean(),
         "reward_learned": learned["reward"].mean(),
         "weight": learned["weight"].mean(),
-        "kl_mean": sampled["log_ratio"].mean(),
+        "kl_mean": log_ratio_mean if drawn_at_one else None,
+        "log_ratio_mean": log_ratio_mean,
         "kl_p95": sampled["log_ratio"].quantile(0.95),
         "kl_over_max": sampled.select((pl.col("log_ratio") > kl_max).mean()).item(),
         "reply_tokens": tokens.mean(),
-        "entropy": -completions["logprob"].sum() / max(1, tokens.sum()),
+        "entropy": surprisal if drawn_at_one else None,
+        "surprisal": surprisal,
         "finished_share": completions["finished"].mean(),
         "farewell_share": completions["farewell"].mean(),
         "loss": figures.loss,

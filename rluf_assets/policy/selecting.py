@@ -31,10 +31,11 @@ SlowJudge = Callable[[Sequence[Sequence[dict[str, str]]], Sequence[str]], np.nda
 
 @dataclass
 class LogRatios:
-    """log pi(a|s) - log pi_ref(a|s) of one iteration's replies, each computed once, when first asked for.
+    """log pi(a|s) - log pi_ref(a|s) of one iteration's replies, each computed once, in as few passes as there can be.
 
     Completions carry their log-probability under the policy that sampled them, baseline replies theirs under the
-    reference policy; only the other half is computed here.
+    reference policy; only the other half is computed here. `also`: rows whose log-ratio is wanted in any case, computed
+    with the first that are asked for.
     """
 
     policy: TransformersEngine
@@ -42,11 +43,12 @@ class LogRatios:
     rows: pl.DataFrame
     config: OptimisationConfig
     ranks: Ranks = ALONE
+    also: Sequence[int] = ()
     known: dict[int, float] = field(default_factory=dict)
 
     def of(self, places: Sequence[int]) -> np.ndarray:
         """Log-ratios of the rows at `places`."""
-        missing = sorted({place for place in places if place not in self.known})
+        missing = sorted({place for place in (*places, *self.also) if place not in self.known})
         for engine, baseline in ((self.reference, False), (self.policy, True)):
             asked = [i for i in missing if (self.rows["completion_id"][i] == BASELINE) == baseline]
             if not asked:
@@ -87,6 +89,10 @@ def select_frame(
     computed), `kl_sample` (whether the row is in the seeded sample), `slow_judge` (null: not asked).
     """
     replies = replies.with_row_index("place")
+    completions = replies.filter(pl.col("completion_id") != BASELINE)["place"].to_numpy()
+    size = min(config.kl_samples, len(completions))
+    sampled = np.sort(np.random.default_rng(seed).choice(completions, size=size, replace=False))
+    ratios.also = sampled.tolist()
     role: dict[int, tuple[str, float]] = {}
     outcome: dict[str, str] = {}
     asked: dict[int, bool] = {}
@@ -101,10 +107,8 @@ def select_frame(
         selection = SELECT[config.optimiser](batch)
         outcome |= dict(zip(places.prompt_ids, selection.outcome, strict=True))
         role |= {places.of(example.reply): (example.role, example.weight) for example in selection.examples}
-    completions = replies.filter(pl.col("completion_id") != BASELINE)["place"].to_numpy()
-    size = min(config.kl_samples, len(completions))
-    sampled = np.sort(np.random.default_rng(seed).choice(completions, size=size, replace=False))
-    ratios.of(sampled.tolist())
+    # CODPO's loss needs its pairs' log-probabilities under the reference policy: the update has them from here.
+    ratios.of(sorted(role) if config.optimiser == "codpo" else [])
     places_all = range(replies.height)
     return replies.with_columns(
         pl.Series("role", [role.get(i, (None, None))[0] for i in places_all], dtype=pl.String),
@@ -145,8 +149,15 @@ def _batch(
         baselines["prompt_id"].to_list(), matrix(completions, "place", prompts), baselines["place"].to_numpy()
     )
 
+    passed = matrix(completions, "passed", prompts)
+
     def log_ratio(asked_for: Sequence[Reply]) -> np.ndarray:
-        return ratios.of([places.of(reply) for reply in asked_for])
+        where = [places.of(reply) for reply in asked_for]
+        if ratios.known and not ratios.known.keys() >= set(where):
+            # These prompts' best replies are out of bounds: one more pass, with all that may be put up in their place.
+            mine = sorted({reply.prompt for reply in asked_for if reply.completion != BASELINE})
+            ratios.of([*where, *places.completions[mine][passed[mine]].tolist()])
+        return ratios.of(where)
 
     def costly(asked_for: Sequence[Reply]) -> np.ndarray:
         if slow_judge is None:
@@ -160,8 +171,8 @@ def _batch(
         return np.array(passed, dtype=bool)
 
     batch = Batch(
-        reward=matrix(completions, "reward", prompts),
-        passed=matrix(completions, "passed", prompts),
+        reward=np.where(matrix(completions, "control", prompts), -np.inf, matrix(completions, "reward", prompts)),
+        passed=passed,
         baseline_reward=baselines["reward"].to_numpy(),
         baseline_passed=baselines["passed"].to_numpy(),
         kl_max=group.kl_max,

@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 import polars as pl
 import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rluf_assets.policy import codpo, crraft
 from rluf_assets.policy.config import OptimisationConfig, PromptGroup
@@ -35,7 +36,6 @@ class UpdateFigures:
 def update(
     engine: TransformersEngine,
     learner: Learner,
-    reference_engine: TransformersEngine,
     selected: pl.DataFrame,
     groups: Sequence[PromptGroup],
     config: OptimisationConfig,
@@ -44,18 +44,10 @@ def update(
 ) -> UpdateFigures:
     """Take the steps of one iteration; `selected` is the select phase's frame. Raises TrainingError on a NaN loss."""
     learned = selected.with_row_index("place").filter(pl.col("role").is_not_null())
-    reference: dict[int, float] = {}
-    if config.optimiser == "codpo":
-        # Afresh, not from the select phase: a resumed run has not been through that one.
-        found = reference_engine.logprobs(
-            learned["prompt"].to_list(),
-            completions_of(learned),
-            max_new_tokens=config.max_new_tokens,
-            batch_tokens=config.forward_tokens,
-        )
-        reference = dict(zip(learned["place"].to_list(), found.tolist(), strict=True))
+    found = learned["place"], learned["logprob"] - learned["log_ratio"]
+    reference = dict(zip(*(column.to_list() for column in found), strict=True)) if config.optimiser == "codpo" else {}
     losses, norms = [], []
-    engine.model.train()
+    learn_without_dropout(engine.model)
     for share in _shares(learned, groups, config.updates_per_iteration, seed):
         if share.is_empty():
             continue
@@ -64,6 +56,17 @@ def update(
         norms.append(norm)
     engine.model.eval()
     return UpdateFigures(float(np.mean(losses or [0.0])), float(np.mean(norms or [0.0])), len(losses))
+
+
+def learn_without_dropout(model: torch.nn.Module) -> None:
+    """Gradients of the very distribution that was sampled, and the same after a kill: nothing is dropped at random.
+
+    Layers alone are told that they train, for only then do they compute their activations again in the backward pass.
+    """
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
 
 
 def _shares(learned: pl.DataFrame, groups: Sequence[PromptGroup], steps: int, seed: int) -> list[pl.DataFrame]:

@@ -21,8 +21,9 @@ from transformers import AutoTokenizer
 from rluf_assets.chat import Message
 from rluf_assets.errors import ConfigError, TrainingError
 from rluf_assets.policy.config import VllmConfig
-from rluf_assets.policy.engine import Completion, end_ids, prompt_keys, room
+from rluf_assets.policy.engine import Completion, prompt_keys, room
 from rluf_assets.policy.prompts import PromptEncoder
+from rluf_assets.policy.reply_tokens import ReplyTokens, end_ids
 
 # What a CPU sets aside for keys and values, in GiB; on a GPU `memory_share` says it.
 CPU_CACHE_GIB = "1"
@@ -96,7 +97,7 @@ class VLLMEngine:
             spread["weight_transfer_config"] = {"backend": vllm_weights.BACKEND}
         self.folder = str(folder)
         self.encoder = PromptEncoder(AutoTokenizer.from_pretrained(folder))
-        model_config = AutoConfig.from_pretrained(folder)
+        model_config = AutoConfig.from_pretrained(folder).get_text_config()
         self.max_positions = int(model_config.max_position_embeddings)
         if prompts is not None:
             ids = self.encoder.encode(prompts, room(self.folder, self.max_positions, max_new_tokens))
@@ -105,7 +106,9 @@ class VLLMEngine:
         width = getattr(model_config, "head_dim", None) or model_config.hidden_size // model_config.num_attention_heads
         if width < 32:
             raise ConfigError(f"{folder}: heads of {width}, vLLM wants 32 or more. Set engine: transformers.")
-        self.end_ids = end_ids(folder, self.encoder)
+        self.tokens = ReplyTokens.of(
+            end_ids(folder, self.encoder), self.encoder, int(model_config.vocab_size), self.folder
+        )
         self.llm = LLM(
             self.folder,
             dtype=config.dtype,
@@ -193,9 +196,11 @@ class VLLMEngine:
         ]
         found = [drawn for output in self.generate(ids, params) for drawn in sorted(output.outputs, key=_index)]
         tokens = [list(drawn.token_ids) for drawn in found]
-        texts = self.encoder.decode([row[:-1] if row[-1] in self.end_ids else row for row in tokens])
+        texts = self.encoder.decode([self.tokens.text_ids(row) for row in tokens])
         replies = [
-            Completion(text, row, drawn.finish_reason == "stop", float(drawn.cumulative_logprob))
+            Completion(
+                text, row, drawn.finish_reason == "stop", float(drawn.cumulative_logprob), self.tokens.controls(row)
+            )
             for text, row, drawn in zip(texts, tokens, found, strict=True)
         ]
         return [replies[i * draws : (i + 1) * draws] * (n // draws) for i in range(len(ids))]
@@ -207,7 +212,14 @@ class VLLMEngine:
     def _params(self, **settings: Any) -> Any:
         from vllm import SamplingParams
 
-        return SamplingParams(logprobs=0, detokenize=False, stop_token_ids=sorted(self.end_ids), **settings)
+        # A ban is a bias: raw log-probabilities are those before it. -100 is the least that vLLM takes.
+        return SamplingParams(
+            logprobs=0,
+            detokenize=False,
+            stop_token_ids=sorted(self.tokens.ends),
+            logit_bias=dict.fromkeys(self.tokens.banned, -100.0) or None,
+            **settings,
+        )
 
 
 def _index(drawn: Any) -> int:

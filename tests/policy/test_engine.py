@@ -40,7 +40,12 @@ def test_greedy_text_is_that_of_generate(which: str, request: pytest.FixtureRequ
     for prompt, completions in zip(PROMPTS, found, strict=True):
         ids = torch.tensor(engine.encoder.encode([prompt], 100))
         expected = engine.model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False, pad_token_id=0
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=24,
+            do_sample=False,
+            pad_token_id=0,
+            suppress_tokens=list(engine.tokens.banned),
         )[0, ids.shape[1] :].tolist()
         assert completions[0].token_ids == completions[1].token_ids == expected
 

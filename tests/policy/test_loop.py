@@ -149,10 +149,14 @@ class TestRecord:
 
     def test_scales_are_stored_and_those_of_the_reference_replies(self, finished: Path) -> None:
         stored = json.loads((finished / "objectives.json").read_text())
-        raw = pl.read_parquet(finished / "phases" / "reference" / "raw_scores.parquet")
+        raw = pl.read_parquet(finished / "phases" / "reference" / "scale_raw_scores.parquet")
         assert stored["weights"] == WEIGHTS
         assert stored["mean"]["love"] == pytest.approx(raw["logit_love"].mean())
-        assert stored["std"]["love"] == pytest.approx(raw["logit_love"].std(ddof=0))
+        # All 32 prompts seen get eight replies each of the 512 asked for; what differs between prompts is no scale.
+        assert raw.group_by("prompt_id").len()["len"].to_list() == [8] * 32
+        within = raw.group_by("prompt_id").agg(pl.col("logit_love").var())["logit_love"].mean()
+        assert stored["std"]["love"] == pytest.approx(within**0.5)
+        assert stored["std"]["love"] < raw["logit_love"].std()
 
     def test_a_person_can_follow_why_each_reply_was_chosen(self, finished: Path) -> None:
         """Recompute the choice from the select phase's file, by the method's own words."""

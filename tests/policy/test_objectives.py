@@ -7,10 +7,12 @@ import polars as pl
 import pytest
 
 from rluf_assets.errors import DataError
+from rluf_assets.policy.loop import reference_draws
 from rluf_assets.policy.objectives import Normalisation, add_rewards, calibrated_reward
 
 SCORES = pl.DataFrame(
     {
+        "prompt_id": ["a", "a", "a"],
         "logit_love": [1.0, 3.0, 5.0],
         "logit_safety": [0.0, 0.0, 3.0],
         "probability_love": [0.1, 0.2, 0.4],
@@ -49,11 +51,29 @@ def test_nan_in_a_weighted_objective_shows_and_in_an_unweighted_one_does_not() -
     assert not without.is_nan().any()
 
 
-def test_scales_are_those_of_the_reference_replies() -> None:
+def test_scales_are_those_among_replies_to_one_prompt() -> None:
     scales = Normalisation.fit(SCORES, OBJECTIVES)
     assert scales.mean["love"] == pytest.approx(3.0)
-    assert scales.std["love"] == pytest.approx(np.std([1, 3, 5]))
-    np.testing.assert_allclose(np.std(scales.apply("love", SCORES["logit_love"].to_numpy())), 1.0)
+    assert scales.std["love"] == pytest.approx(2.0)
+    # Two prompts far apart: what decides an argmax is the spread of 1 and 3 about their own means, not the distance.
+    apart = pl.DataFrame({"prompt_id": ["a", "a", "b", "b", "c"], "logit_love": [0.0, 2.0, 100.0, 106.0, 900.0]})
+    scales = Normalisation.fit(apart, ("love",))
+    assert scales.std["love"] == pytest.approx(((1 + 1 + 9 + 9) / 2) ** 0.5)
+    assert scales.mean["love"] == pytest.approx(1108 / 5)
+
+
+def test_one_reply_to_each_prompt_has_no_scale() -> None:
+    with pytest.raises(DataError, match="0 degrees of freedom"):
+        Normalisation.fit(pl.DataFrame({"prompt_id": ["a", "b"], "logit_love": [0.0, 2.0]}), ("love",))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "samples", "expected"), [(1920, 512, (256, 2)), (96, 96, (48, 2)), (30, 512, (30, 8)), (5, 1, (1, 2))]
+)
+def test_reference_replies_are_two_to_a_prompt_or_more_where_prompts_are_few(
+    prompts: int, samples: int, expected: tuple[int, int]
+) -> None:
+    assert reference_draws(prompts, samples) == expected
 
 
 def test_scales_leave_nan_out_and_refuse_a_constant_score() -> None:

@@ -61,7 +61,7 @@ def greedy(base: Path, file: Path, scratch: Path) -> dict[str, Any]:
     drawn, again = vllm.sample(prompts, **settings), vllm.sample(prompts, **settings)
     differently = vllm.sample(prompts, **{**settings, "seed": 1})
     error = logprob_error(one, prompts, drawn)
-    ends = [c.finished == (c.token_ids[-1] in one.end_ids) for row in drawn for c in row]
+    ends = [c.finished == (c.token_ids[-1] in one.tokens.ends) for row in drawn for c in row]
     vllm.load(other)
     settings["temperature"], settings["n"] = 0.0, 1
     wanted_after, found_after = two.sample(prompts, **settings), vllm.sample(prompts, **settings)
@@ -133,7 +133,7 @@ def token_errors(vllm: VLLMEngine, exact: TransformersEngine, prompts: list[Any]
 
     ids = exact.encoder.encode(prompts, exact.max_positions - NEW_TOKENS)
     params = SamplingParams(
-        max_tokens=NEW_TOKENS, logprobs=0, seed=3, detokenize=False, stop_token_ids=sorted(vllm.end_ids)
+        max_tokens=NEW_TOKENS, logprobs=0, seed=3, detokenize=False, stop_token_ids=sorted(vllm.tokens.ends)
     )
     errors = []
     for row, output in zip(ids, vllm.generate(ids, params), strict=True):
