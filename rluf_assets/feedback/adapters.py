@@ -23,7 +23,7 @@ from rluf_assets.feedback.otel import otel_evaluations, otel_messages
 from rluf_assets.feedback.schemas import MESSAGES, OPTIONAL, TABLES, conform, empty
 from rluf_assets.feedback.sources import Opened
 from rluf_assets.feedback.tracing import langfuse_messages, langfuse_scores, langsmith_feedback, langsmith_messages
-from rluf_assets.feedback.values import clocks_in
+from rluf_assets.feedback.values import as_role, clocks_in
 
 # What public logs call our columns, where the layout says nothing.
 _ALIASES: Mapping[str, Sequence[str]] = {
@@ -63,7 +63,7 @@ def chat_messages(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl
             f"{where}: no column for ['user_id']; found {list(frame.collect_schema())}. Name it in layout.columns, or "
             f"declare layout.users: per_conversation."
         )
-    role = _field(fields, layout.role, where, "role").replace(layout.roles)
+    role = as_role(_field(fields, layout.role, where, "role").cast(pl.String).replace(layout.roles))
     names, other = messages.collect_schema(), {layout.marks, layout.reactions, *layout.ratings}
     if (
         (labels := _labels(frame.collect_schema(), layout))
@@ -210,7 +210,7 @@ def _exploded(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> tuple[
         for target in _PER_MESSAGE
         if (source := _source_of(target, layout, fields)) and not (target == "user_id" and layout.users != "logged")
     }
-    role = _field(fields, layout.role, where, "role", pl.element()).replace(layout.roles)
+    role = as_role(_field(fields, layout.role, where, "role", pl.element()).cast(pl.String).replace(layout.roles))
     position = pl.int_ranges(pl.col(name).list.len()).alias("position")
     turns = pl.col(name).list.eval((role == "user").cast(pl.Int32).cum_sum() - 1).alias("turn_index")
     # The last reply of the conversation, which a label of the whole is about.
@@ -229,7 +229,7 @@ def _exploded(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> tuple[
     elif fields[inner["message_id"]] == pl.String:
         named = named.with_columns(message_id=pl.coalesce("message_id", placed))
     if "parent_id" in inner:
-        named = _turns_on_paths(named, _field(fields, layout.role, where, "role").replace(layout.roles))
+        named = _turns_on_paths(named, as_role(_field(fields, layout.role, where, "role").replace(layout.roles)))
     return named, fields
 
 

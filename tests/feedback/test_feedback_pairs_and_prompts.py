@@ -21,6 +21,7 @@ from tests.conftest import DATA
 from tests.feedback.logs import clean_logs, validated
 
 HH = DATA / "hh_rlhf"
+PARTS = Path(__file__).parent / "fixtures" / "cases" / "44-pairs-with-parts"
 
 
 def _user(text: str) -> list[dict[str, str]]:
@@ -61,6 +62,32 @@ def test_broken_pairs_are_quarantined_by_reason(tmp_path: Path) -> None:
     assert 15 <= found.eval.height <= 50
     assert found.train.columns == found.eval.columns == COLUMNS
     assert json.loads(found.quarantine["row"][0])["prompt"] == bad[0]["prompt"]
+
+
+@pytest.mark.parametrize("name", ["pairs", "mixed"])
+def test_typed_parts_alone_and_mixed_with_text(name: str) -> None:
+    found = build_pairs(PairsConfig(source=str(PARTS / f"{name}.jsonl")), seed=0)
+    rows = pl.concat([found.train, found.eval]).sort("pair_id").to_dicts()
+    said = [[row[side][-1]["content"] for side in ("prompt", "chosen", "rejected")] for row in rows]
+    assert said == [["hi", "hello", "no"], ["hey", "hello", "no"]][: len(rows)] and found.quarantine.is_empty()
+
+
+def test_parts_lists_and_texts_in_one_column(tmp_path: Path) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+    rows: list[dict[str, Any]] = [
+        {"prompt": "plain", "chosen": "a", "rejected": _reply("b")},
+        {"prompt": [{"role": "human", "content": [picture, {"type": "text", "text": "What is it?"}]}],
+         "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "A "}, {"type": "text", "text": "cat."}]}],
+         "rejected": "A dog."},
+        {"prompt": _user("[1, 2] as a set?"), "chosen": "{1, 2}", "rejected": '[{"a": 1}]'},
+        {"prompt": [{"role": "user", "content": [picture]}], "chosen": "a", "rejected": "b"},
+    ]  # fmt: skip
+    found = _pairs(tmp_path / "p.jsonl", rows)
+    made = pl.concat([found.train, found.eval]).sort("pair_id").to_dicts()
+    assert [[row[side][-1]["content"] for side in ("prompt", "chosen", "rejected")] for row in made] == [
+        ["plain", "a", "b"], ["What is it?", "A cat.", "A dog."], ["[1, 2] as a set?", "{1, 2}", '[{"a": 1}]'],
+    ]  # fmt: skip
+    assert found.quarantine["defect"].to_list() == ["no_user_message"]  # a picture alone asks nothing that is read
 
 
 def test_first_messages_never_cross_the_split(tmp_path: Path) -> None:
