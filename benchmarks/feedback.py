@@ -97,6 +97,7 @@ def same_work(logs: Path, out: Path) -> None:
 
     from rluf_assets.feedback.config import AdversarialConfig, ContractConfig, SignalSetConfig
     from rluf_assets.feedback.labels import label_replies
+    from rluf_assets.feedback.reactions import DOUBTS
     from rluf_assets.feedback.schemas import REPLY_COLUMNS
 
     days, love = _days(logs), ContractConfig(signals=("love",))
@@ -104,8 +105,10 @@ def same_work(logs: Path, out: Path) -> None:
         messages = pl.read_parquet(_table(logs, "messages", day)).unique("message_id", maintain_order=True)
         near = [_table(logs, "reactions", when) for when in (day, day + timedelta(days=1))]
         events = pl.concat([pl.read_parquet(path) for path in near if path.exists()])
-        events = events.with_row_index("source_row").with_columns(defect=pl.lit(None, pl.String))
-        replies = label_replies(messages.filter(pl.col("role") == "assistant"), events, love)
+        answers = messages.filter(pl.col("role") == "assistant").with_columns(continued=pl.lit(False))
+        asked = answers.select("message_id", reply_conversation="conversation_id")
+        events = events.join(asked, on="message_id").with_columns(defect=pl.lit(None, pl.String), at="reacted_at")
+        replies = label_replies(answers, events, pl.DataFrame(schema=DOUBTS), love)
         folder = out / day.isoformat()
         folder.mkdir()
         replies.select(*REPLY_COLUMNS, "label_love").write_parquet(folder / "replies.parquet")

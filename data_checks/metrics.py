@@ -35,7 +35,12 @@ def partition_metrics(validated: Validated, signals: tuple[str, ...], day: date 
         pl.col("created_at").min().dt.date().alias("first_day"),
         *(pl.col(label_column(signal)).mean().cast(pl.Float64).alias(f"rate_{signal}") for signal in signals),
         pl.col("reactions_shown").mean().alias("shown_share"),
-        pl.col("message_id").hash().is_duplicated().mean().fill_null(0).alias("duplicate_reply_rate"),
+        pl.struct("conversation_id", "message_id")
+        .hash()
+        .is_duplicated()
+        .mean()
+        .fill_null(0)
+        .alias("duplicate_reply_rate"),
         pl.any_horizontal(pl.col("message_id", "conversation_id", "user_id").is_null())
         .mean()
         .fill_null(0)
@@ -64,7 +69,7 @@ def partition_metrics(validated: Validated, signals: tuple[str, ...], day: date 
         pl.lit(day, pl.Date).fill_null(pl.col("first_day")).alias("day"),
         *(pl.lit(value, pl.Int64).alias(name) for name, value in counts.items()),
         *_differences(counts),
-        *_shares(counts),
+        *_shares(counts, aside.get(("reactions", "missing_time"), 0)),
         pl.exclude("first_day"),
         *(pl.lit(n, pl.Int64).alias(f"redacted_{kind}") for kind, n in validated.redacted.items()),
         *(pl.lit(aside.get(("messages", name), 0), pl.Int64).alias(f"messages_{name}") for name in MESSAGE_DEFECTS),
@@ -128,10 +133,15 @@ def _differences(counts: dict[str, int]) -> list[pl.Expr]:
     return [pl.lit(value, pl.Int64).alias(name) for name, value in gaps.items()]
 
 
-def _shares(counts: dict[str, int]) -> list[pl.Expr]:
+def _shares(counts: dict[str, int], undated: int) -> list[pl.Expr]:
+    """`undated`: reactions that were set aside because they have no time."""
     shares: dict[str, Any] = {
         "messages_quarantined_share": (counts["messages_quarantined"], counts["messages_in"]),
-        "reactions_quarantined_share": (counts["reactions_quarantined"], counts["reactions_in"]),
+        "reactions_quarantined_share": (
+            counts["reactions_quarantined"] - counts["reactions_faultless"],
+            counts["reactions_in"],
+        ),
+        "reactions_undated_share": (undated, counts["reactions_in"]),
         "pending_share": (counts["pending"], counts["replies"]),
     }
     return [pl.lit(part / whole if whole else 0.0).alias(name) for name, (part, whole) in shares.items()]

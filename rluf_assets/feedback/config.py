@@ -115,6 +115,11 @@ class ContractConfig(_Config):
     attribution_window_h: float = Field(24.0, gt=0)
     as_of: datetime | None = Field(None, description="what was known then; None: all windows are closed")
     time: Literal["logged", "none"] = "logged"
+    undated_reactions: Literal["at_message", "drop_as_unknown"] | None = Field(
+        None, description="reactions without a time of their own in a log that has times; at_message: they count at "
+        "their message's time; drop_as_unknown: their replies' labels are unknown; null: the same, and a log in which "
+        "most reactions have no time is refused until one of the two is declared",
+    )  # fmt: skip
     exposure: Literal["logged", "all_shown"] = Field(
         "logged", description="all_shown: declares that every reply offered the reactions (the source does not say)"
     )

@@ -1,9 +1,9 @@
 """The row contract of one partition: every bad row is named, set aside with its place and content, and counted.
 
-`validate` judges the raw messages and reactions of a day (with the day before and the day after as context), labels
-the accepted replies and hands back three tables that add up: per source table rows in = accepted + quarantined,
-accepted replies = mature + pending. Personal data is taken out of the texts of all three. Row defects never fail a
-partition; only structural ones do (`schemas.conform`).
+`validate` judges the raw messages and reactions of a day (with the days before and after it as context), labels the
+accepted replies and hands back three tables that add up: per source table rows in = accepted + quarantined, accepted
+messages of the assistant = mature + pending + greetings. Personal data is taken out of the texts of all three. Row defects
+never fail a partition; only structural ones do (`schemas.conform`).
 """
 
 from __future__ import annotations
@@ -16,22 +16,26 @@ import polars as pl
 from rluf_assets.errors import DataError
 from rluf_assets.feedback.aliases import by_own_id
 from rluf_assets.feedback.config import ContractConfig
-from rluf_assets.feedback.defects import judge_messages, judge_reactions, mark_bursts
+from rluf_assets.feedback.defects import FAULTLESS, judge_messages
 from rluf_assets.feedback.labels import label_replies
+from rluf_assets.feedback.reactions import doubts, judge_reactions
 from rluf_assets.feedback.redaction import redact_column
 from rluf_assets.feedback.schemas import MESSAGES, QUARANTINE, REACTIONS, REPLY_COLUMNS, label_column
 
 _ROW_GROUP = 250_000
-# Enough to judge today's rows by, and the reactions to yesterday's.
-_OF_THE_DAY_BEFORE = [
-    "conversation_id", "message_id", "turn_index", "role", "content", "user_id", "created_at", "reactions_shown",
-    "aliases",
+# Enough to judge today's rows by, and the reactions to those of the days before.
+_OF_DAYS_BEFORE = [
+    "conversation_id", "message_id", "parent_id", "turn_index", "role", "content", "user_id", "created_at",
+    "reactions_shown", "aliases",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Accounting:
-    """Rows of the partition: what came in, what was accepted, what was set aside."""
+    """Rows of the partition: what came in (counted before anything is judged), what was accepted, what was set aside.
+
+    `reactions_faultless`: how many of the quarantined have no fault of their own, such as a state that changed later.
+    """
 
     messages_in: int
     messages_accepted: int
@@ -39,7 +43,9 @@ class Accounting:
     reactions_in: int
     reactions_accepted: int
     reactions_quarantined: int
+    reactions_faultless: int
     replies: int
+    greetings: int
     mature: int
     pending: int
 
@@ -87,61 +93,71 @@ def validate(
     config: ContractConfig,
     *,
     previous_messages: pl.LazyFrame | None = None,
+    next_messages: pl.LazyFrame | None = None,
     next_reactions: pl.LazyFrame | None = None,
     where: str = "partition",
 ) -> Validated:
     """Judge, label and account for one partition of canonical `messages` and `reactions`.
 
-    `previous_messages` (the day before) lets conversations and reactions cross midnight; `next_reactions` (the day
-    after) labels late replies. Rows of either are judged in their own partition, not here. Raises DataError if the
-    result does not add up.
+    The days before and after, as far as the attribution window reaches: `previous_messages` lets conversations and
+    reactions cross midnight; `next_reactions` labels late replies; of `next_messages` only the ids are read, to see
+    whether an id stands in several conversations. Their rows are judged in their own partition, not here. Raises
+    DataError if the result does not add up.
     """
     today = messages.collect(engine="streaming")
-    before = None if previous_messages is None else previous_messages.select(_OF_THE_DAY_BEFORE).collect()
+    events = [reactions.with_columns(of_day=True)]
+    if next_reactions is not None:
+        events.append(next_reactions.with_columns(of_day=False))
+    given = pl.concat(events).collect(engine="streaming")
+    came_in = (today.height, int(given["of_day"].sum()))
+    before = None if previous_messages is None else previous_messages.select(_OF_DAYS_BEFORE).collect()
     judged, redacted = redact_column(_cut(judge_messages(today, config, before), config), "content", config.redaction)
     accepted = judged.filter(pl.col("defect").is_null())
-    # From here on all is small or in memory already.
-    near = [judged] if before is None else [judged, before]
-    given = [by_own_id(one.collect(), near).lazy() for one in (reactions, next_reactions) if one is not None]
-    events = [mark_bursts(one, config).collect() for one in given]
-    known = _targets(judged, before, pl.concat([one["message_id"] for one in events])).lazy()
-    marked = judge_reactions(events[0].lazy(), known, config).collect()
-    labelling = [marked]
-    for one in events[1:]:
-        later = config.model_copy(update={"day": None})
-        mine = one.lazy().join(accepted.lazy().select("message_id"), on="message_id", how="semi", maintain_order="left")
-        labelling.append(judge_reactions(mine, known, later).collect())
-    answers = accepted.filter(pl.col("role") == "assistant")
-    replies = label_replies(answers, pl.concat(labelling), config)
+    given = by_own_id(given, [judged] if before is None else [judged, before])
+    targets = _targets(judged, before, next_messages, given)
+    heard = judge_reactions(given, targets, config)
+    marked = heard.filter("of_day").drop("of_day").with_row_index("source_row")
+    answers = accepted.filter(pl.col("role") == "assistant", ~pl.col("greeting"))
+    replies = label_replies(answers, heard, doubts(heard, targets, config), config)
     quarantine = pl.concat(
         [_quarantine(judged, "messages", list(MESSAGES)), _quarantine(marked, "reactions", list(REACTIONS))]
     )
-    accounting = _account(judged, marked, replies, quarantine)
+    accepted_reactions = marked.filter(pl.col("defect").is_null()).select(list(REACTIONS))
+    accounting = _account(came_in, accepted, accepted_reactions, replies, quarantine)
     accounting.check(where)
     return Validated(
         replies.select(*REPLY_COLUMNS, *map(label_column, config.signals)),
         accepted.select(list(MESSAGES)),
-        marked.filter(pl.col("defect").is_null()).select(list(REACTIONS)),
+        accepted_reactions,
         quarantine,
         accounting,
         redacted,
     )
 
 
-def _targets(judged: pl.DataFrame, before: pl.DataFrame | None, wanted: pl.Series) -> pl.DataFrame:
-    """What the reactions in `wanted` can be about: one row per message id, the accepted one where there are several."""
-    sources = [judged] if before is None else [judged, before.with_columns(defect=pl.lit(None, pl.String))]
+def _targets(
+    judged: pl.DataFrame, before: pl.DataFrame | None, after: pl.LazyFrame | None, reactions: pl.DataFrame
+) -> pl.DataFrame:
+    """What the reactions can be about: one row per conversation and message id, the accepted one where there are several."""
     columns = {
         "target_role": "role", "target_created_at": "created_at", "target_shown": "reactions_shown",
-        "target_defect": "defect", "target_user_id": "user_id",
+        "target_defect": "defect", "target_user_id": "user_id", "target_greeting": "greeting",
     }  # fmt: skip
-    ids = wanted.hash().unique()
-    near = [one.select("message_id", **columns).filter(pl.col("message_id").hash().is_in(ids.implode()))
-            for one in sources]  # fmt: skip
+    wanted = pl.col("message_id").hash().is_in(reactions["message_id"].hash().unique().implode())
+    keys = [pl.col("conversation_id").fill_null(""), pl.col("message_id")]
+    sources = [judged.filter(wanted).select(*keys, **columns)]
+    if before is not None:
+        sound = before.filter(wanted).with_columns(defect=pl.lit(None, pl.String), greeting=pl.lit(False))
+        sources.append(sound.select(*keys, **columns))
+    unnamed = reactions.filter(pl.col("conversation_id").is_null())
+    if after is not None and not unnamed.is_empty():
+        ids = unnamed["message_id"].hash().unique().implode()
+        later = after.select("conversation_id", "message_id").filter(pl.col("message_id").hash().is_in(ids))
+        sources.append(later.select(*keys, target_defect=pl.lit("other_day")).collect())
     return (
-        pl.concat(near)
+        pl.concat(sources, how="diagonal")
         .sort(pl.col("target_defect").is_not_null(), maintain_order=True)
-        .unique("message_id", keep="first", maintain_order=True)
+        .unique(["conversation_id", "message_id"], keep="first", maintain_order=True)
     )
 
 
@@ -165,17 +181,23 @@ def _quarantine(rows: pl.DataFrame, table: str, columns: list[str]) -> pl.DataFr
 
 
 def _account(
-    messages: pl.DataFrame, reactions: pl.DataFrame, replies: pl.DataFrame, quarantine: pl.DataFrame
-) -> Accounting:
+    came_in: tuple[int, int], messages: pl.DataFrame, reactions: pl.DataFrame, replies: pl.DataFrame,
+    quarantine: pl.DataFrame,
+) -> Accounting:  # fmt: skip
     aside = dict(quarantine.group_by("table").len().iter_rows())
+    faultless = (quarantine["table"] == "reactions") & quarantine["defect"].is_in(FAULTLESS)
+    said = messages.filter(pl.col("role") == "assistant")
+    greetings = int(said["greeting"].sum())
     return Accounting(
-        messages_in=messages.height,
-        messages_accepted=int(messages["defect"].null_count()),
+        messages_in=came_in[0],
+        messages_accepted=messages.height,
         messages_quarantined=aside.get("messages", 0),
-        reactions_in=reactions.height,
-        reactions_accepted=int(reactions["defect"].null_count()),
+        reactions_in=came_in[1],
+        reactions_accepted=reactions.height,
         reactions_quarantined=aside.get("reactions", 0),
-        replies=int((messages["defect"].is_null() & (messages["role"] == "assistant")).sum()),
+        reactions_faultless=int(faultless.sum()),
+        replies=said.height - greetings,
+        greetings=greetings,
         mature=int((replies["status"] == "mature").sum()),
         pending=int((replies["status"] == "pending").sum()),
     )

@@ -1,50 +1,77 @@
-"""Labels of replies: last write wins, a revoked reaction is none, and silence counts only where it could have spoken.
+"""Labels of replies have three values: yes, no and unknown. Worse data can only turn a label into unknown.
 
-A reply is a negative only where the reaction was offered and its attribution window has closed at `as_of`; until then
-it is pending and has no label. (What the user could not react to is unknown, not disliked: ImplicitRM, 2603.23184.)
+*Yes*: an accepted reaction is in force (the last write of a user; a revoked one is none). *No*: the reaction was offered,
+its window has closed with all its days of reactions read, and nothing about this reply's reactions is in doubt. *Unknown*
+otherwise: not offered, pending, a reaction set aside for its own defect, scripted, the earlier part of a reply in parts
+that nobody marked. (What the user could not react to is unknown, not disliked: ImplicitRM, 2603.23184.)
 """
 
 from __future__ import annotations
+
+from datetime import timedelta
 
 import polars as pl
 
 from rluf_assets.feedback.config import ContractConfig
 from rluf_assets.feedback.schemas import TIME, label_column
 
+_KEY = ["conversation_id", "message_id"]
 
-def label_replies(replies: pl.DataFrame, reactions: pl.DataFrame, config: ContractConfig) -> pl.DataFrame:
+
+def label_replies(
+    replies: pl.DataFrame, reactions: pl.DataFrame, doubts: pl.DataFrame, config: ContractConfig
+) -> pl.DataFrame:
     """Accepted replies with `status` (mature or pending) and `label_<signal>` (1, 0, null), in the order given.
 
-    `reactions`: judged events with `source_row`; accepted ones count, and of equal times the later row wins. What a
-    script reacted to has no label: neither the reaction nor its absence is the user's word.
+    `reactions`: what `judge_reactions` made; `doubts`: labels that are unknown. Of several events of a user about one
+    reply and signal the last counts; where two of the last time say different things, nothing is known.
     """
-    scripted = reactions.filter(pl.col("defect") == "scripted_burst").select("message_id", scripted=True).unique()
-    last = (
-        reactions.filter(pl.col("defect").is_null())
-        .sort("reacted_at", "source_row", nulls_last=False)
-        .group_by("message_id", "user_id", "signal")
-        .agg(pl.col("value").last())
-        .filter(pl.col("value") == 1)
-    )
-    set_ones = last.group_by("message_id").agg(
-        (pl.col("signal") == signal).any().alias(f"set_{signal}") for signal in config.signals
-    )
+    heard = _heard(reactions, doubts, config)
     # Few replies have a reaction: theirs are found by the small side, and written into columns of silence.
-    heard = set_ones.join(scripted, on="message_id", how="full", coalesce=True)
-    ids = replies.select("message_id").with_row_index("row")
+    ids = replies.select(*_KEY).with_row_index("row")
     ids = ids.filter(pl.col("message_id").hash().is_in(heard["message_id"].hash().implode()))
-    heard = heard.join(ids, on="message_id")
-    facts = {name: _spread(heard, name, replies.height) for name in heard.columns if name not in ("message_id", "row")}
+    heard = heard.join(ids, on=_KEY)
+    facts = {name: _spread(heard, name, replies.height) for name in heard.columns if name not in (*_KEY, "row")}
     shown = pl.col("reactions_shown")
     labelled = replies.with_columns(
         status=pl.when(_mature(config)).then(pl.lit("mature")).otherwise(pl.lit("pending")),
         # Declared for what the source does not say; what it does say stands.
         reactions_shown=shown.fill_null(True) if config.exposure == "all_shown" else shown,
     )
-    known = (pl.col("status") == "mature") & pl.col("reactions_shown").fill_null(False) & ~facts["scripted"]
+    known = (pl.col("status") == "mature") & pl.col("reactions_shown").fill_null(False)
+    # Silence about a part that another part follows says nothing: who marks a reply marks its end.
+    silent = ~pl.col("continued")
     return labelled.with_columns(
-        pl.when(known).then(facts[f"set_{signal}"].cast(pl.Int8)).alias(label_column(signal))
+        pl.when(known & ~facts[f"doubt_{signal}"] & (facts[f"set_{signal}"] | silent))
+        .then(facts[f"set_{signal}"].cast(pl.Int8))
+        .alias(label_column(signal))
         for signal in config.signals
+    )
+
+
+def _heard(reactions: pl.DataFrame, doubts: pl.DataFrame, config: ContractConfig) -> pl.DataFrame:
+    """Per reply that any record names: `set_<signal>` and `doubt_<signal>`."""
+    when = pl.coalesce("updated_at", "at")
+    last = when.is_null() | (when == when.max())
+    values = pl.col("value").filter(last.fill_null(True))
+    # An event without a time of its own can stand before or after any other.
+    undated = pl.col("reacted_at").is_null()
+    mixed = pl.col("value").n_unique() > 1
+    users = (
+        reactions.filter(pl.col("defect").is_null())
+        .group_by(conversation_id="reply_conversation", message_id="message_id", user_id="user_id", signal="signal")
+        .agg(on=values.max() == 1, doubt=(values.n_unique() > 1) | (undated.any() & mixed))
+    )
+    both = pl.concat([
+        users.select(*_KEY, "signal", "on", "doubt"),
+        doubts.select(*_KEY, "signal", on=False, doubt=True),
+    ])  # fmt: skip
+    named = {
+        signal: (pl.col("signal") == signal) | pl.col("signal").is_null() for signal in config.signals
+    }  # a doubt without a signal is about all of them
+    return both.group_by(_KEY).agg(
+        *((one & pl.col("on")).any().alias(f"set_{signal}") for signal, one in named.items()),
+        *((one & pl.col("doubt")).any().alias(f"doubt_{signal}") for signal, one in named.items()),
     )
 
 
@@ -57,5 +84,5 @@ def _spread(heard: pl.DataFrame, name: str, rows: int) -> pl.Series:
 def _mature(config: ContractConfig) -> pl.Expr:
     if config.time == "none" or config.as_of is None:
         return pl.lit(True)
-    closes = pl.col("created_at") + pl.duration(microseconds=int(config.attribution_window.total_seconds() * 1e6))
-    return closes <= pl.lit(config.as_of).cast(TIME)
+    window = pl.duration(microseconds=config.attribution_window // timedelta(microseconds=1))
+    return pl.col("created_at") + window <= pl.lit(config.as_of).cast(TIME)

@@ -38,27 +38,28 @@ def touching(previous: pl.DataFrame, today: pl.DataFrame) -> pl.DataFrame:
 
 
 def suspect_conversations(rows: pl.DataFrame, *, timed: bool) -> pl.Series:
-    """Per row (with `defect`): whether something could be wrong with its conversation as a whole.
+    """Per row (with `defect`): whether something could be odd about its conversation as a whole.
 
-    That is: a bad row in it, two users, turns or times that fall, a reply that does not follow its user's message, or
-    (where there are times) the same texts as in another conversation of the user.
+    That is: a bad row in it, two users (a bot's id counts), turns or times that fall, parents, a reply that does not
+    follow a user's message, or (where there are times) the same texts and times as in another conversation.
     """
     rank = pl.col("role").replace_strict(ROLES, default=3, return_dtype=pl.Int64)
     narrow = rows.select(
         conversation=pl.col("conversation_id").hash(), user=pl.col("user_id").hash(), content=pl.col("content").hash(),
         place=pl.col("turn_index").cast(pl.Int64) * 4 + rank, time=pl.col("created_at").to_physical(),
-        sound=pl.col("defect").is_null(),
+        sound=pl.col("defect").is_null(), parent=pl.col("parent_id").is_not_null(),
     )  # fmt: skip
     ordered = narrow.sort("conversation", maintain_order=True)
     same = pl.col("conversation") == pl.col("conversation").shift(1)
     place, before = pl.col("place"), pl.col("place").shift(1)
-    # A reply after a reply of its turn is sound if that one is.
-    answered = same & (place // 4 == before // 4) & (before % 4 >= ROLES["user"])
+    answers = same & (before % 4 == ROLES["user"])
     falls = pl.any_horizontal(pl.col(name) < pl.col(name).shift(1) for name in ("place", "time"))
     odd = pl.any_horizontal(
         ~pl.col("sound"),
-        same & (falls | (pl.col("user") != pl.col("user").shift(1))),
-        (place % 4 == ROLES["assistant"]) & ~answered.fill_null(False),
+        "parent",
+        same & falls,
+        same & pl.col("user").ne_missing(pl.col("user").shift(1)),
+        (place % 4 == ROLES["assistant"]) & ~answers.fill_null(False),
     ).fill_null(False)
     suspects = [ordered.filter(odd)["conversation"]]
     if timed:
@@ -68,11 +69,11 @@ def suspect_conversations(rows: pl.DataFrame, *, timed: bool) -> pl.Series:
 
 
 def _repeated(ordered: pl.DataFrame) -> pl.Series:
-    """Conversations whose sound texts, added up, equal those of another one of the same user."""
+    """Conversations whose sound texts, and times, added up equal those of another one."""
     sums = (
         ordered.filter("sound")
         .with_columns(pl.col("conversation").set_sorted())
         .group_by("conversation")
-        .agg(pl.col("user").first(), pl.col("content").sum())
+        .agg(pl.col("content", "time").sum())
     )
-    return sums.filter(pl.struct("user", "content").is_duplicated())["conversation"]
+    return sums.filter(pl.struct("content", "time").is_duplicated())["conversation"]

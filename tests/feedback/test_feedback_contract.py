@@ -68,9 +68,7 @@ SPOILED_MESSAGES: dict[str, dict[str, Any]] = {
     "other_day": {"created_at": START + timedelta(days=1, hours=3)},
     "empty_text": {"content": " \n"},
     "overlong_text": {"content": "x" * 501},
-    "other_user": {"user_id": "someone-else"},
     "before_conversation": {"created_at": START - timedelta(0)},
-    "reply_without_user_message": {"turn_index": 77},
 }
 
 
@@ -85,6 +83,21 @@ def test_planted_message_defects_are_found_at_exactly_their_count() -> None:
             planted[name] += 1
     again = [dict(rows[next(free)]) for _ in range(4)]  # re-delivered rows
     planted["duplicate_id"] = 4
+    changed = dict(rows[next(free)])  # which of the two texts was shown is not known
+    again.append(changed | {"content": "other"})
+    planted["conflicting_id"] = 2
+    for nth in range(2):  # a reply after the last one, its question lost
+        row = rows[next(free)]
+        late = {"turn_index": row["turn_index"] + 2, "created_at": row["created_at"] + timedelta(minutes=1)}
+        again.append(row | late | {"message_id": f"orphan-{nth}"})
+        again.append(row | late | {"message_id": f"stranger-{nth}", "role": "user", "user_id": "someone-else",
+                                   "created_at": row["created_at"] + timedelta(minutes=2)})  # fmt: skip
+    planted["reply_without_user_message"] = planted["other_user"] = 2
+    row = rows[next(free)]
+    late = {"created_at": row["created_at"] + timedelta(minutes=1)}
+    again.append(row | late | {"message_id": "lost-child", "parent_id": "nowhere"})
+    again.append(row | late | {"message_id": "own-child", "parent_id": "own-child"})
+    planted["missing_parent"] = planted["parent_cycle"] = 1
     for _ in range(3):  # earlier than the turn before, later than the start
         row = next(free)
         while rows[row]["turn_index"] < 2:
@@ -130,12 +143,13 @@ def test_planted_reaction_defects_are_found_at_exactly_their_count() -> None:
     target, at = replies[5], START + timedelta(hours=2)
     spoiled: dict[str, dict[str, Any]] = {
         "missing_id": {"user_id": ""},
+        "missing_signal": {"signal": " "},
         "unknown_signal": {"signal": "poke"},
         "bad_value": {"value": 7},
         "missing_time": {"reacted_at": None},
         "future_time": {"reacted_at": AS_OF + timedelta(minutes=1)},
         "other_day": {"reacted_at": START + timedelta(days=1, minutes=30)},
-        "duplicate_id": {"reaction_id": reactions["reaction_id"][0]},
+        "other_conversation": {"conversation_id": "another"},
         "unknown_message": {"message_id": "nowhere"},
         "quarantined_message": {"message_id": "spoiled"},
         "not_a_reply": {"message_id": target["message_id"].removesuffix("-a") + "-u"},
@@ -149,15 +163,27 @@ def test_planted_reaction_defects_are_found_at_exactly_their_count() -> None:
         for nth, (name, values) in enumerate(spoiled.items())
         for n in range(nth % 3 + 1)
     ]
+    expected = {name: nth % 3 + 1 for nth, name in enumerate(spoiled)}
+    rows += [reactions.row(0, named=True)] * 2  # the same record, sent again
+    changed = plain | {"reaction_id": "changed", "reacted_at": at, "user_id": "y"}
+    later = [{"updated_at": at + timedelta(minutes=n), "value": n % 2} for n in range(3)]
+    rows += [changed | state for state in later]
+    rows += [changed | {"reaction_id": "odd", "value": n} for n in range(2)]
+    named_twice = [extra | {"message_id": "twice", "conversation_id": f"room-{n}", "role": "user", "content": "hi"}
+                   for n in range(2)]  # fmt: skip
+    greeting = extra | {"message_id": "hello", "conversation_id": "greeted", "content": "hello!", "turn_index": 0}
+    rows += [changed | {"reaction_id": one, "message_id": one} for one in ("twice", "hello")]
+    expected |= {"duplicate_id": 2, "superseded": 2, "conflicting_id": 2, "ambiguous_message": 1, "on_greeting": 1}
     dirty = _append(reactions, *rows)
-    result = validated(_append(messages, extra), dirty, **WITH_DAY)
-    assert _defects(result, "reactions") == {name: nth % 3 + 1 for nth, name in enumerate(spoiled)}
+    result = validated(_append(messages, extra, *named_twice, greeting), dirty, **WITH_DAY)
+    assert _defects(result, "reactions") == expected
     assert _defects(result, "messages") == {"empty_text": 1}
+    assert (result.accounting.reactions_faultless, result.accounting.greetings) == (3, 1)
     # The one defect that needs a second day: given after the attribution window.
     late = plain | {"reaction_id": "late", "reacted_at": at + timedelta(days=1)}
     found = validated(messages, _append(reactions, late), as_of=AS_OF + timedelta(days=9), attribution_window_h=24)
     assert _defects(found, "reactions") == {"after_window": 1}
-    assert set(spoiled) | {"after_window", "scripted_burst"} == set(REACTION_DEFECTS)
+    assert set(expected) | {"after_window", "scripted_burst"} == set(REACTION_DEFECTS)
 
 
 def _one_reply(**reply: Any) -> pl.DataFrame:
@@ -189,14 +215,14 @@ def _events(*values: tuple[str, int, float]) -> pl.DataFrame:
         ([("u", 1, 1)], 1),
         ([("u", 1, 1), ("u", 0, 2)], 0),
         ([("u", 0, 2), ("u", 1, 1)], 0),  # in the file first, in time last
-        ([("u", 1, 1), ("u", 0, 1)], 0),  # same time: the later row wins
-        ([("u", 0, 1), ("u", 1, 1)], 1),
+        ([("u", 1, 1), ("u", 0, 1)], None),  # same time: nothing tells which was the last
+        ([("u", 0, 1), ("u", 1, 1)], None),
         ([("u", 1, 1), ("u", 0, 2), ("u", 1, 3)], 1),
         ([("u", 0, 2), ("other", 1, 1)], 1),  # one user's revoking is not another's
         ([("u", 1, 30)], 0),  # after the window
     ],
 )
-def test_last_write_wins(events: list[tuple[str, int, float]], label: int) -> None:
+def test_last_write_wins(events: list[tuple[str, int, float]], label: int | None) -> None:
     result = validated(_one_reply(), _events(*events))
     assert result.replies["label_love"].to_list() == [label]
     assert result.replies["label_thumbs_down"].to_list() == [0]
@@ -237,7 +263,8 @@ def test_days_are_stitched_at_midnight() -> None:
     config = ContractConfig(signals=SIGNALS, day=second, as_of=START + timedelta(days=3))
     day = {"messages": day_of(messages, "created_at", second), "reactions": day_of(reactions, "reacted_at", second)}
     alone = validate(**day, config=config)
-    assert _defects(alone, "messages") == {"reply_without_user_message": 1}
+    assert alone.accounting.greetings == 1  # a day's first words, with nothing before them, answer nobody
+    assert "n1" not in alone.replies["message_id"].to_list()
     stitched = validate(
         **day, config=config,
         previous_messages=day_of(messages, "created_at", START.date()),
@@ -267,7 +294,7 @@ def test_message_of_the_day_before_delivered_again_is_a_duplicate() -> None:
 def test_empty_day_is_a_day() -> None:
     messages, reactions = clean_logs()
     result = validated(messages.clear(), reactions.clear(), **WITH_DAY)
-    assert result.accounting == Accounting(0, 0, 0, 0, 0, 0, 0, 0, 0)
+    assert result.accounting == Accounting(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
     assert "label_love" in result.replies.columns
 
 
@@ -283,7 +310,7 @@ def test_source_without_times_is_never_pending() -> None:
 
 def test_sums_that_do_not_hold_are_an_error() -> None:
     with pytest.raises(DataError, match=r"day 7: messages do not add up: 10 in, 9 accounted for"):
-        Accounting(10, 8, 1, 0, 0, 0, 4, 4, 0).check("day 7")
+        Accounting(10, 8, 1, 0, 0, 0, 0, 4, 0, 4, 0).check("day 7")
 
 
 _VALUES = st.sampled_from(
@@ -323,14 +350,19 @@ def test_accounting_holds_whatever_is_broken(
     assert counts.reactions_in == dirty_events.height == result.reactions.height + counts.reactions_quarantined
     assert counts.replies == result.replies.height == counts.mature + counts.pending
     assert result.replies["message_id"].is_unique().all()
-    # Accepted messages are sound: times follow turns, every reply has its user message, one user per conversation.
-    ordered = result.messages.sort("conversation_id", "turn_index", pl.col("role") == "assistant", maintain_order=True)
+    # Accepted messages are sound: times follow turns, every reply has a user message before it, all have one user.
+    ordered = result.messages.sort("conversation_id", "turn_index", "created_at", maintain_order=True)
     assert ordered.select(
         (pl.col("created_at").diff().over("conversation_id") >= pl.duration()).fill_null(True).all()
     ).item()
-    assert result.messages.group_by("conversation_id").agg(pl.col("user_id").n_unique())["user_id"].max() in (1, None)
-    users = result.messages.filter(pl.col("role") == "user")
-    assert result.replies.join(users, on=["conversation_id", "turn_index"], how="anti").is_empty()
+    said = result.messages.filter(pl.col("user_id").is_not_null())
+    assert said.group_by("conversation_id").agg(pl.col("user_id").n_unique())["user_id"].max() in (1, None)
+    first = result.messages.filter(pl.col("role") == "user").group_by("conversation_id").agg(
+        asked=pl.col("created_at").min()
+    )  # fmt: skip
+    assert result.replies.join(first, on="conversation_id").filter(pl.col("asked") <= pl.col("created_at")).height == (
+        result.replies.height
+    )
 
 
 def test_scripted_bursts_are_set_aside_by_name_and_leave_their_replies_unlabelled() -> None:

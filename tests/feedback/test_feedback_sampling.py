@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rluf_assets.chat import Message, keep_last_turns
+from rluf_assets.chat import Message
 from rluf_assets.feedback.sampling import exact_counts, stable_uniform, thinned, uniforms
 from rluf_assets.feedback.schemas import MESSAGES
 from rluf_assets.feedback.windows import ConversationPool, prompt_keys
@@ -69,16 +69,16 @@ def test_thinning_keeps_each_weight_on_average_and_the_sum_always(sizes: list[in
 
 
 def _plain_prompt(messages: list[dict], reply: dict, ctx_turns: int) -> list[Message]:
-    """What the prompt of a reply is, read turn by turn."""
+    """What the prompt of a reply is, read message by message: all that came before it, cut at whole turns."""
     of_it = [m for m in messages if m["conversation_id"] == reply["conversation_id"]]
-    history: list[Message] = [{"role": m["role"], "content": m["content"]} for m in of_it if m["role"] == "system"][:1]
-    for turn in range(reply["turn_index"]):
-        asked = [m for m in of_it if m["turn_index"] == turn and m["role"] == "user"]
-        answered = [m for m in of_it if m["turn_index"] == turn and m["role"] == "assistant"]
-        if asked and answered and answered[-1]["created_at"] <= reply["created_at"]:
-            history += [{"role": m["role"], "content": m["content"]} for m in (asked[-1], answered[-1])]
-    own = next(m for m in of_it if m["turn_index"] == reply["turn_index"] and m["role"] == "user")
-    return keep_last_turns([*history, {"role": "user", "content": own["content"]}], ctx_turns)
+    head = [m for m in of_it if m["role"] == "system"][:1]
+    before = [m for m in of_it if m["role"] != "system" and m["created_at"] < reply["created_at"]]
+    turns: list[list[dict]] = []
+    for nth, message in enumerate(before):
+        if message["role"] == "user" and (nth == 0 or before[nth - 1]["role"] != "user"):
+            turns.append([])
+        turns[-1].append(message)
+    return [{"role": m["role"], "content": m["content"]} for m in (*head, *(m for t in turns[-ctx_turns:] for m in t))]
 
 
 @settings(max_examples=25, deadline=None)
@@ -124,7 +124,7 @@ def test_a_reply_regenerated_later_does_not_leak_into_an_earlier_prompt() -> Non
     frame = pl.DataFrame(rows, schema=dict(MESSAGES))
     selected = frame.filter(pl.col("message_id") == "a1")
     found = ConversationPool(selected["conversation_id"], frame.lazy()).contexts(selected, 10)
-    assert found["prompt"].to_list() == [[{"role": "user", "content": "two?"}]]
+    assert found["prompt"].to_list() == [[{"role": "user", "content": text} for text in ("one?", "two?")]]
 
 
 def test_equal_prompts_have_equal_keys_and_others_do_not() -> None:
