@@ -121,6 +121,51 @@ class Profile(_Frozen):
     offline_online_backtest: BacktestConfig = BacktestConfig()
     release_report: ReleaseConfig = ReleaseConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lengths_follow(cls, values: Any) -> Any:
+        """Replies that are evaluated or shown to users are as long as those that are learned from, unless set."""
+        shared = values.get("crraft_policy") if isinstance(values, Mapping) else None
+        length = shared.get("max_new_tokens") if isinstance(shared, Mapping) else None
+        if length is None:
+            return values
+        follow: dict[str, Any] = {"offline_evaluation": {"max_new_tokens": length}}
+        if isinstance(made := values.get("production"), Mapping) and made.get("kind") == "simulated":
+            follow["production"] = {"kind": "simulated", "ab_test": {"max_new_tokens": length}}
+        return _merge(follow, values)
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> Profile:
+        length = self.crraft_policy.get("max_new_tokens", OptimisationConfig.model_fields["max_new_tokens"].default)
+        if isinstance(length, int):
+            self.check_length(length, "crraft_policy")
+        return self
+
+    def check_length(self, max_new_tokens: int, where: str) -> None:
+        """Raise ConfigError where replies of that many tokens, learned from, would be cut or unread elsewhere."""
+        evaluated = {"offline_evaluation": self.offline_evaluation.max_new_tokens}
+        if isinstance(self.production, SimulatedSettings) and "max_new_tokens" in self.production.ab_test:
+            evaluated["production.ab_test"] = self.production.ab_test["max_new_tokens"]
+        for stage, length in evaluated.items():
+            if length < max_new_tokens:
+                raise ConfigError(
+                    f"{where}.max_new_tokens {max_new_tokens}, {stage}.max_new_tokens {length}: the replies learned from are "
+                    f"longer than those judged. Leave {stage}.max_new_tokens out (it follows crraft_policy), or raise it."
+                )
+        room = {"base_policy.max_positions": self.base_policy.max_positions} if not self.base_policy.checkpoint else {}
+        models = {
+            "p_love": self.p_love,
+            "helpfulness_reward": self.helpfulness_reward,
+            "safety_reward": self.safety_reward,
+        }
+        room |= {f"{name}.max_length": model.max_length for name, model in models.items()}
+        for setting, tokens in room.items():
+            if tokens <= max_new_tokens:
+                raise ConfigError(
+                    f"{where}.max_new_tokens {max_new_tokens}, {setting} {tokens}: a reply would leave no room for its "
+                    f"prompt. Raise {setting}, or lower max_new_tokens."
+                )
+
     @model_validator(mode="after")
     def _known_jobs_and_launchers(self) -> Profile:
         check_jobs(self.jobs, self.launchers)

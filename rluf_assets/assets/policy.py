@@ -29,6 +29,7 @@ def rewards_of(lake: Lake) -> dict[str, Artifact]:
 def crraft_policy(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
     """A causal language model optimised with a candidate's weights; one row of metrics per iteration."""
     config = candidate_config(home(), context.partition_key, profile().crraft_policy)
+    profile().check_length(config.max_new_tokens, f"candidate {context.partition_key!r}")
     inputs = {
         "base_policy": stage.lake.current("base_policy"),
         "evaluation_prompts": stage.lake.current("evaluation_prompts"),

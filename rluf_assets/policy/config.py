@@ -213,7 +213,7 @@ class EvaluationConfig(_Frozen):
     engine: Engine = Field("transformers", description="what samples; vllm: docs/operating.md")
     vllm: VllmConfig = VllmConfig()
     temperature: float = Field(1.0, ge=0, description="0: greedy")
-    max_new_tokens: Positive = 48
+    max_new_tokens: Positive = Field(48, description="in a home: crraft_policy's, unless set")
     sampling_tokens: Positive = 6_144
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the reward models' passes")
     love_objective: str = Field("love", description="objective whose reward model is P[signal]")

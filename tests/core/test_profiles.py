@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resources.profiles import candidate_config, load_candidates, load_profile
+from resources.profiles import Profile, SimulatedSettings, candidate_config, load_candidates, load_profile
 from rluf_assets.errors import ConfigError
 
 
@@ -68,3 +68,50 @@ def test_bad_candidates_are_named(tmp_path: Path, entry: str, message: str) -> N
 def test_partition_that_is_no_candidate_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"candidate 'bold': not in .*which has untouched, baseline"):
         candidate_config(tmp_path, "bold", load_profile(tmp_path).crraft_policy)
+
+
+class TestLengths:
+    """What is learned from, evaluated and shown to users is of one length, unless somebody says otherwise."""
+
+    def profile(self, home: Path, text: str) -> Profile:
+        (home / "rluf.yaml").write_text(text)
+        return load_profile(home)
+
+    def test_one_gpu_evaluates_what_it_trains(self, tmp_path: Path) -> None:
+        profile = load_profile(tmp_path, "one_gpu")
+        assert profile.crraft_policy["max_new_tokens"] == profile.offline_evaluation.max_new_tokens == 512
+        assert isinstance(profile.production, SimulatedSettings)
+        assert profile.production.ab_test["max_new_tokens"] == 512
+
+    def test_evaluation_follows_optimisation_unless_set(self, tmp_path: Path) -> None:
+        text = "profile: laptop\ncrraft_policy: {max_new_tokens: 64}\n"
+        assert self.profile(tmp_path, text).offline_evaluation.max_new_tokens == 64
+        longer = self.profile(tmp_path, text + "offline_evaluation: {max_new_tokens: 80}\n")
+        assert longer.offline_evaluation.max_new_tokens == 80
+        assert self.profile(tmp_path, "profile: laptop\n").offline_evaluation.max_new_tokens == 48
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (
+                "offline_evaluation: {max_new_tokens: 16}",
+                r"offline_evaluation.max_new_tokens 16.*longer than those judged",
+            ),
+            ("crraft_policy: {max_new_tokens: 300}", r"p_love.max_length 256.*no room"),
+            ("base_policy: {max_positions: 64}\ncrraft_policy: {max_new_tokens: 64}", r"max_positions 64.*no room"),
+            ("production: {ab_test: {max_new_tokens: 8}}", r"production.ab_test.max_new_tokens 8"),
+        ],
+    )
+    def test_lengths_that_contradict_each_other_are_named(self, text: str, message: str, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=message):
+            self.profile(tmp_path, f"profile: laptop\n{text}\n")
+
+    def test_a_candidate_of_its_own_length_is_held_to_it_too(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"candidate 'long'.*longer than those judged"):
+            self.profile(tmp_path, "profile: laptop\n").check_length(96, "candidate 'long'")
+
+    @pytest.mark.parametrize("name", ["tiny", "laptop", "one_gpu", "cluster_256_h100"])
+    def test_packaged_profiles_agree_with_themselves(self, name: str, tmp_path: Path) -> None:
+        profile = load_profile(tmp_path, name)
+        trained = profile.crraft_policy.get("max_new_tokens", 48)
+        assert profile.offline_evaluation.max_new_tokens == trained
