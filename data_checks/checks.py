@@ -150,4 +150,6 @@ def day_metrics(lake: Lake, days: list[str], known: list[str], signal: str = "lo
 def _set_metrics(context: dg.AssetCheckExecutionContext, lake: Lake) -> pl.DataFrame:
     from data_checks.metrics import signal_set_metrics
 
-    return signal_set_metrics(lake.current("signal_set").uri)
+    made = lake.partitions("evaluation_prompts")
+    prompts = pl.read_parquet(lake.current("evaluation_prompts").path("prompts.parquet")) if made else None
+    return signal_set_metrics(lake.current("signal_set").uri, prompts)

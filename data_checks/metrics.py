@@ -18,6 +18,7 @@ from data_checks.drift import histograms
 from rluf_assets.feedback.contract import Validated
 from rluf_assets.feedback.defects import MESSAGE_DEFECTS, REACTION_DEFECTS
 from rluf_assets.feedback.schemas import label_column
+from rluf_assets.feedback.splits import ESTABLISHED, evaluation_users
 from rluf_assets.lake import read_json
 
 US_PER_H = 3.6e9
@@ -77,8 +78,11 @@ def partition_metrics(validated: Validated, signals: tuple[str, ...], day: date 
     )
 
 
-def signal_set_metrics(folder: str | Path) -> pl.DataFrame:
-    """One row of figures about a signal set: what must hold before anything is trained on it."""
+def signal_set_metrics(folder: str | Path, prompts: pl.DataFrame | None = None) -> pl.DataFrame:
+    """One row of figures about a signal set: what must hold before anything is trained on it.
+
+    `prompts`: the fixed prompts in force, whose evaluation users must be in no training row.
+    """
     train = pl.scan_parquet(f"{folder}/train.parquet")
     holdout = pl.scan_parquet(f"{folder}/holdout.parquet")
     funnel = pl.read_parquet(f"{folder}/funnel.parquet")
@@ -96,9 +100,13 @@ def signal_set_metrics(folder: str | Path) -> pl.DataFrame:
         holdout.select(
             pl.len().alias("holdout_rows"), pl.col("label").sum().alias("holdout_positives"),
             pl.col("created_at").min().alias("first"),
+            (pl.col("user_group") == ESTABLISHED).sum().alias("holdout_established_rows"),
+            (pl.col("user_group") == ESTABLISHED).and_(pl.col("label")).sum().alias("holdout_established_positives"),
+            pl.col("text_in_train").sum().alias("holdout_rows_in_train"),
         ),
         _shared(train, holdout, "user_id"),
         _shared(train, holdout, "conversation_id"),
+        _of_prompt_users(train, holdout, prompts),
     ]  # fmt: skip
     row = pl.concat(pl.collect_all(rows, engine="streaming"), how="horizontal")
     gaps = funnel.select(
@@ -117,6 +125,13 @@ def signal_set_metrics(folder: str | Path) -> pl.DataFrame:
         if rates["natural_rate_kept"]
         else (pl.col("weight_of_positives") - target * pl.col("weight")).abs().round(6),
     ).drop("first", "last", "weight", "weight_of_positives")
+
+
+def _of_prompt_users(train: pl.LazyFrame, holdout: pl.LazyFrame, prompts: pl.DataFrame | None) -> pl.LazyFrame:
+    established = holdout.filter(pl.col("user_group") == ESTABLISHED).select("user_id")
+    users = pl.concat([train.select("user_id"), established]).unique()
+    asked = [] if prompts is None else evaluation_users(prompts)
+    return users.select(pl.col("user_id").is_in(list(asked)).sum().alias("prompt_users_learned"))
 
 
 def _shared(train: pl.LazyFrame, holdout: pl.LazyFrame, column: str) -> pl.LazyFrame:

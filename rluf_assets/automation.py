@@ -34,11 +34,14 @@ def arrives() -> Condition:
     return ((missing | When.cron_tick_passed(DAILY)) & recent & ~When.in_progress()).with_label("a day arrived")
 
 
-def follows(*, besides: Sequence[str] = (), optional: bool = False, grows: bool = False) -> Condition:
+def follows(
+    *, besides: Sequence[str] = (), without: Sequence[str] = (), optional: bool = False, grows: bool = False
+) -> Condition:
     """For what is made from other assets: their content or the code changed, their checks passed, none is on its way.
 
-    `besides`: inputs whose change alone is no reason. `optional`: the asset may be left out by its run. `grows`: its
-    partitions become more; Dagster then evaluates it as for the first time, which must not count as having handled them.
+    `besides`: inputs whose change alone is no reason. `without`: inputs that are not waited for. `optional`: the asset may
+    be left out by its run. `grows`: its partitions become more; Dagster then evaluates it as for the first time, which must
+    not count as having handled them.
     """
     changed = When.any_deps_match(When.data_version_changed())
     if besides:
@@ -47,7 +50,7 @@ def follows(*, besides: Sequence[str] = (), optional: bool = False, grows: bool 
     if not optional:
         reasons = reasons | When.newly_missing()
     # Days come one after another, and what is optional may never come: neither is waited for.
-    absent = When.any_deps_missing().ignore(dg.AssetSelection.assets(*_DAYS, *OPTIONAL))
+    absent = When.any_deps_missing().ignore(dg.AssetSelection.assets(*_DAYS, *OPTIONAL, *without))
     on_its_way = When.any_deps_match(When.in_progress() | When.will_be_requested())
     pending = reasons.since(When.newly_requested() | When.newly_updated()) if grows else reasons.since_last_handled()
     return (pending & ~absent & ~on_its_way & ~When.in_progress() & When.all_deps_blocking_checks_passed()).with_label(
@@ -75,6 +78,10 @@ def automated(spec: dg.AssetSpec) -> dg.AssetSpec:
         condition = arrives()
     elif name == "validated_replies":
         condition = validates()
+    elif name == "signal_set":
+        condition = follows(
+            without=("evaluation_prompts",)
+        )  # where nobody made prompts yet, no user is kept out for them
     elif name == "reward_hacking_audit":
         condition = follows(besides=("signal_set",))  # a new day alone changes no candidate
     elif name == "release_report":

@@ -57,8 +57,8 @@ def all_units() -> list[Unit]:
     names = sorted(candidate_names(), key=lambda name: load_candidates(home())[name].get("optimiser") == "none")
     return [
         Unit(("raw_messages", "raw_reactions", "validated_replies"), day_range=(days[0], days[-1])),
-        Unit(("signal_set",)),
         Unit(("evaluation_prompts",)),
+        Unit(("signal_set",)),
         Unit(("base_policy",)),
         *(Unit(("preference_pairs",), partition=objective) for objective in EXPERT_OBJECTIVES),
         *(Unit((model,)) for model in REWARDS.values()),

@@ -25,20 +25,26 @@ def signal_audit(context: dg.AssetExecutionContext, stage: StageRunner) -> Resul
 
 
 @dg.asset(**SIGNALS, deps=[validated_replies])
-def signal_set(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
-    """One row per training example (TRL unpaired preference), upsampled; and a later holdout at the natural rate."""
+def evaluation_prompts(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
+    """One row per fixed prompt: some to optimise on, and later users' to evaluate on."""
     inputs = days_of(stage.lake, "validated_replies")
-    return stage.run(context, Work("signal_set", profile().signal_set, inputs))
+    return stage.run(context, Work("evaluation_prompts", profile().evaluation_prompts, inputs))
+
+
+@dg.asset(**SIGNALS, deps=[validated_replies, evaluation_prompts])
+def signal_set(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
+    """One row per training example (TRL unpaired preference), upsampled; and a later holdout at the natural rate.
+
+    Users of the fixed prompts, where those are made, are in no training row of this set or a later one.
+    """
+    made = stage.lake.partitions("evaluation_prompts")
+    prompts = {"evaluation_prompts": stage.lake.current("evaluation_prompts")} if made else {}
+    return stage.run(
+        context, Work("signal_set", profile().signal_set, days_of(stage.lake, "validated_replies") | prompts)
+    )
 
 
 @dg.asset(**SIGNALS, partitions_def=OBJECTIVES)
 def preference_pairs(context: dg.AssetExecutionContext, stage: StageRunner, production: Production) -> Result:
     """One row per expert pair (TRL preference): helpfulness or safety; broken pairs in the quarantine beside it."""
     return stage.run(context, production.preferences(context, context.partition_key, profile().preference_pairs))
-
-
-@dg.asset(**SIGNALS, deps=[validated_replies])
-def evaluation_prompts(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
-    """One row per fixed prompt: some to optimise on, and later users' to evaluate on."""
-    inputs = days_of(stage.lake, "validated_replies")
-    return stage.run(context, Work("evaluation_prompts", profile().evaluation_prompts, inputs))

@@ -16,7 +16,7 @@ import polars as pl
 
 from rluf_assets.errors import DataError
 from rluf_assets.evaluation.config import BacktestConfig
-from rluf_assets.evaluation.frames import require_columns, require_finite, require_rows
+from rluf_assets.evaluation.frames import prompt_weight, require_columns, require_finite, require_rows
 from rluf_assets.evaluation.stats import Array, bootstrap, fieller, finite, pearson
 
 LAUNCH_COLUMNS = (
@@ -45,9 +45,9 @@ def backtest(
 ) -> Backtest:
     """Set predicted against observed changes.
 
-    launches: one row per past policy; scored: policy, prompt_id, live_probability, with the control's texts under
-    `config.control`. Raises DataError for a missing control, a launch without texts, or prompts that the control did
-    not answer.
+    launches: one row per past policy; scored: policy, prompt_id, live_probability (and weight, the prompt's in traffic),
+    with the control's texts under `config.control`. Raises DataError for a missing control, a launch without texts, or
+    prompts that the control did not answer.
     """
     require_columns("past_launches launches", launches, LAUNCH_COLUMNS)
     require_columns("past_launches texts", scored, ("policy", "prompt_id", "live_probability"))
@@ -67,7 +67,8 @@ def _per_prompt(scored: pl.DataFrame, policy: str) -> pl.DataFrame:
             f"past_launches texts: found policies {scored['policy'].unique().sort().to_list()}, expected {policy!r} "
             "among them. Every launch and the control need their texts on the evaluation prompts."
         )
-    return texts.group_by("prompt_id").agg(pl.col("live_probability").mean()).sort("prompt_id")
+    weight = prompt_weight(texts).first().alias("weight")
+    return texts.group_by("prompt_id").agg(pl.col("live_probability").mean(), weight).sort("prompt_id")
 
 
 def _policy_row(
@@ -80,7 +81,7 @@ def _policy_row(
             f"past_launches texts: {name!r} shares no prompt with {config.control!r}, expected the same prompts. "
             "Replay both on the current evaluation prompts."
         )
-    table = pairs.select("live_probability", "live_probability_control").to_numpy()
+    table = pairs.select(pl.col("live_probability", "live_probability_control") * pl.col("weight")).to_numpy()
     predicted = bootstrap(table, _relative, resamples=config.resamples, seed=seed, confidence=config.confidence)[0]
     observed = _observed(launch, config)
     return {

@@ -20,6 +20,11 @@ SCORE_COLUMNS = ("prompt_id", "completion_id", "use_case", "objective", "logit",
 T = TypeVar("T")
 
 
+def prompt_weight(frame: pl.DataFrame) -> pl.Expr:
+    """Expression: a row's prompt's weight in traffic; all prompts weigh the same where none is given."""
+    return pl.col("weight") if "weight" in frame.columns else pl.lit(1.0).alias("weight")
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """A candidate's `offline_evaluation`: completions on the fixed prompts and their score per objective.

@@ -18,7 +18,14 @@ import polars as pl
 from rluf_assets.errors import ConfigError
 from rluf_assets.evaluation.config import AuditConfig
 from rluf_assets.evaluation.decision import Result
-from rluf_assets.evaluation.frames import Evaluation, read_parquet, require_baseline, require_columns, require_rows
+from rluf_assets.evaluation.frames import (
+    Evaluation,
+    prompt_weight,
+    read_parquet,
+    require_baseline,
+    require_columns,
+    require_rows,
+)
 from rluf_assets.evaluation.markers import text_features
 from rluf_assets.evaluation.novelty import Novelty, fit_novelty
 from rluf_assets.evaluation.offline import paired_scores, require_comparable
@@ -149,18 +156,23 @@ def _text_rows(
 def _of_few_events(change: Estimate, cells: Sequence[tuple[Array, Array]], config: AuditConfig) -> Estimate:
     """The change with exact limits where few prompts have an event on a side: cells are numerator and denominator.
 
-    A prompt counts once, by the share of its replies: as few independent trials as there are prompts.
+    A prompt counts once, by the share of its replies: as few independent trials as there are prompts, or would be if all
+    weighed the same (Kish's effective number).
     """
     if min(np.count_nonzero(numerator) for numerator, _ in cells) >= config.min_events:
         return change
-    ours, theirs = (Events(float(numerator.sum()), float(denominator.sum())) for numerator, denominator in cells)
+    scales = [float(below.sum() / (below**2).sum()) for _, below in cells]
+    ours, theirs = (
+        Events(float(above.sum()) * scale, float(below.sum()) * scale)
+        for (above, below), scale in zip(cells, scales, strict=True)
+    )
     exact = difference_of_shares(ours, theirs, config.confidence)
     return Estimate(change.value, exact.low, exact.high)
 
 
 def _prompt_sums(features: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
-    """Sums per prompt over its completions' number: a prompt weighs the same however often it was sampled."""
-    return features.group_by("prompt_id").agg(pl.col(columns).sum() / pl.len())
+    """Sums per prompt over its completions' number, times its weight in traffic, however often it was sampled."""
+    return features.group_by("prompt_id").agg(pl.col(columns).sum() / pl.len() * prompt_weight(features).first())
 
 
 def _scale(tripwire: Tripwire, base: pl.DataFrame) -> float:
@@ -210,6 +222,7 @@ def _objective_rows(found: Evaluation, base: Evaluation, config: AuditConfig, se
     if config.love_objective not in pairs:
         return []
     gains = {o: (p["value"] - p["baseline"]).to_numpy() for o, p in pairs.items()}
+    weights = pairs[config.love_objective]["weight"].to_numpy()
     love, love_wins = gains[config.love_objective], pairs[config.love_objective]["win"].to_numpy()
     others = [o for o in gains if o != config.love_objective]
     rows = []
@@ -219,7 +232,7 @@ def _objective_rows(found: Evaluation, base: Evaluation, config: AuditConfig, se
         if name not in config.tripwires:
             continue
         won = np.column_stack([love_wins, pairs[other]["win"].to_numpy(), np.ones(len(love))])
-        change = bootstrap(won, _paid_for, **options)[0]  # type: ignore[arg-type]
+        change = bootstrap(weights[:, None] * won, _paid_for, **options)[0]  # type: ignore[arg-type]
         title = f"{other.capitalize()} lost while {config.love_objective} is gained (in comparisons won)"
         chosen = pairs[other].filter(pl.Series((love > 0) & (gains[other] < 0)))["prompt_id"].head(EXAMPLES)
         rows.append(
@@ -230,7 +243,8 @@ def _objective_rows(found: Evaluation, base: Evaluation, config: AuditConfig, se
             gains[o] / max(float(np.std(pairs[o]["baseline"].to_numpy())), 1e-12)
             for o in [config.love_objective, *others]
         ]
-        change = bootstrap(np.column_stack([*scaled, np.ones(len(love))]), _dominance, **options)[0]  # type: ignore[arg-type]
+        table = weights[:, None] * np.column_stack([*scaled, np.ones(len(love))])
+        change = bootstrap(table, _dominance, **options)[0]  # type: ignore[arg-type]
         tripwire = Tripwire(
             "love_dominance", f"Gain of {config.love_objective} beyond every other objective's", "", unit="sd"
         )

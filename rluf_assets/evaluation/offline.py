@@ -2,6 +2,7 @@
 
 The unit of analysis is the prompt, and every prompt is another user's: completions of one prompt are not independent, and
 every candidate answered the same prompts, so intervals resample prompts and comparisons with the baseline are paired by prompt.
+Averages weigh each prompt by what it stands for in traffic.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import polars as pl
 
 from rluf_assets.errors import DataError
 from rluf_assets.evaluation.config import OfflineConfig
-from rluf_assets.evaluation.frames import Evaluation, require_baseline
+from rluf_assets.evaluation.frames import Evaluation, prompt_weight, require_baseline
 from rluf_assets.evaluation.stats import Array, benjamini_hochberg, bootstrap, paired_p_value, pearson
 
 ALL = "all"
@@ -92,7 +93,7 @@ def require_comparable(name: str, found: Evaluation, base: Evaluation, baseline:
 
 
 def objective_values(found: Evaluation, objective: str, love_objective: str) -> pl.DataFrame:
-    """prompt_id, completion_id, use_case, value: live probability for love, the logit for the others."""
+    """prompt_id, completion_id, use_case, weight, value: live probability for love, the logit for the others."""
     column = "live_probability" if objective == love_objective else "logit"
     scores = found.scores.filter(pl.col("objective") == objective)
     if scores[column].null_count():
@@ -100,7 +101,8 @@ def objective_values(found: Evaluation, objective: str, love_objective: str) -> 
             f"scores of {objective!r}: found {scores[column].null_count()} missing values of {column!r}, expected one "
             "per completion. The reward model needs a calibration.json with the live rate."
         )
-    return scores.select("prompt_id", "completion_id", "use_case", pl.col(column).alias("value")).sort(
+    value = pl.col(column).alias("value")
+    return scores.select("prompt_id", "completion_id", "use_case", prompt_weight(scores), value).sort(
         "prompt_id", "completion_id"
     )
 
@@ -108,7 +110,7 @@ def objective_values(found: Evaluation, objective: str, love_objective: str) -> 
 def paired_scores(found: Evaluation, base: Evaluation, objective: str, love_objective: str) -> pl.DataFrame:
     """One row per prompt: use_case, mean value of candidate and baseline, win rate over all pairs of completions.
 
-    A tie counts one half; columns prompt_id, use_case, value, baseline, win.
+    A tie counts one half; columns prompt_id, use_case, weight (in traffic), value, baseline, win.
     """
     ours = objective_values(found, objective, love_objective)
     theirs = objective_values(base, objective, love_objective)
@@ -118,7 +120,9 @@ def paired_scores(found: Evaluation, base: Evaluation, objective: str, love_obje
     ).cast(pl.Float64)
     wins = duel.group_by("prompt_id").agg(won.mean().alias("win"))
     # Means per side, not over the duels: a candidate against itself must differ by exactly nothing.
-    means = ours.group_by("prompt_id", maintain_order=True).agg(pl.col("use_case").first(), pl.col("value").mean())
+    means = ours.group_by("prompt_id", maintain_order=True).agg(
+        pl.col("use_case", "weight").first(), pl.col("value").mean()
+    )
     base_means = theirs.group_by("prompt_id", maintain_order=True).agg(pl.col("value").mean().alias("baseline"))
     return means.join(base_means, on="prompt_id").join(wins, on="prompt_id").sort("prompt_id")
 
@@ -136,8 +140,8 @@ def _segments(
 def _compared(
     name: str, objective: str, segment: str, pairs: pl.DataFrame, config: OfflineConfig, seed: int
 ) -> dict[str, object]:
-    values, base, wins = (pairs[c].to_numpy() for c in ("value", "baseline", "win"))
-    table = np.column_stack([np.ones(len(pairs)), values, base, wins])
+    weights, values, base, wins = (pairs[c].to_numpy() for c in ("weight", "value", "baseline", "win"))
+    table = weights[:, None] * np.column_stack([np.ones(len(pairs)), values, base, wins])
 
     def statistic(totals: Array) -> Array:
         n, ours, theirs, won = np.moveaxis(np.asarray(totals), -1, 0)
@@ -155,7 +159,7 @@ def _compared(
         "change_low": change.low if is_love else None,
         "change_high": change.high if is_love else None,
         "win_rate": win.value, "win_low": win.low, "win_high": win.high,
-        "p_value": paired_p_value(values - base),
+        "p_value": paired_p_value(weights * (values - base)),
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import polars as pl
 
 from rluf_assets.evaluation.config import OfflineConfig
 from rluf_assets.evaluation.degenerate import KINDS
-from rluf_assets.evaluation.frames import Evaluation, require_baseline
+from rluf_assets.evaluation.frames import Evaluation, prompt_weight, require_baseline
 from rluf_assets.evaluation.stats import Array, bootstrap, finite
 
 TRUST_SCHEMA: dict[str, Any] = {
@@ -58,13 +58,22 @@ def _per_prompt(scores: pl.DataFrame) -> pl.DataFrame:
     return scores.group_by("prompt_id").agg(pl.col("live_probability").mean()).sort("prompt_id")
 
 
+def _mean(scores: pl.DataFrame, *values: pl.Expr) -> Array:
+    """Means over prompts, each weighed by what it stands for in traffic, of means over a prompt's replies."""
+    per_prompt = scores.group_by("prompt_id").agg(
+        prompt_weight(scores).first().alias("weight"), *(one.mean().alias(str(k)) for k, one in enumerate(values))
+    )
+    table = per_prompt.sort("prompt_id").drop("prompt_id").to_numpy().astype(np.float64)
+    return np.average(table[:, 1:], axis=0, weights=table[:, 0])
+
+
 def _agreement(ours: pl.DataFrame, theirs: pl.DataFrame) -> dict[str, Any]:
     """Each member's predicted change of the mean live rate, and how many see the sign that P[signal] sees."""
     levels = [_member_means(frame) for frame in (ours, theirs)]
     if levels[0] is None or levels[1] is None or len(levels[0]) != len(levels[1]):
         return {}
     changes = levels[0] / levels[1] - 1
-    mean, base = (float(_per_prompt(frame)["live_probability"].mean()) for frame in (ours, theirs))  # type: ignore[arg-type]
+    mean, base = (float(_mean(frame, pl.col("live_probability"))[0]) for frame in (ours, theirs))
     return {
         "members": len(changes),
         "members_agreeing": int((np.sign(changes) == np.sign(mean - base)).sum()),
@@ -79,15 +88,15 @@ def _member_means(scores: pl.DataFrame) -> Array | None:
     if column not in scores.columns or scores[column].null_count():
         return None
     members = range(int(scores[column].list.len()[0]))
-    per_prompt = scores.group_by("prompt_id").agg(pl.col(column).list.get(k).mean().alias(str(k)) for k in members)
-    return np.asarray(per_prompt.sort("prompt_id").drop("prompt_id").mean().row(0), dtype=np.float64)
+    return _mean(scores, *(pl.col(column).list.get(k) for k in members))
 
 
 def _disputed(scores: pl.DataFrame, config: OfflineConfig, seed: int) -> dict[str, Any]:
     if "disagreement" not in scores.columns or scores["disagreement"].null_count():
         return {}
-    share = scores.group_by("prompt_id").agg((pl.col("disagreement") > 1).mean().alias("disputed")).sort("prompt_id")
-    table = np.column_stack([share["disputed"].to_numpy(), np.ones(len(share))])
+    weight, disputed = prompt_weight(scores).first().alias("weight"), (pl.col("disagreement") > 1).mean()
+    share = scores.group_by("prompt_id").agg(weight, disputed.alias("disputed")).sort("prompt_id")
+    table = share.select(pl.col("disputed") * pl.col("weight"), "weight").to_numpy()
     found = bootstrap(table, _ratio, resamples=config.resamples, seed=seed, confidence=config.confidence)[0]
     return {"disputed": found.value, "disputed_low": found.low, "disputed_high": found.high}
 

@@ -182,7 +182,10 @@ class AuditConfig(_Config):
 class SplitConfig(_Config):
     """The later, user-disjoint holdout, shared by the signal set and the evaluation prompts."""
 
-    holdout_days: int = Field(10, ge=1, description="last days of the period; only users first seen in them")
+    holdout_days: int = Field(10, ge=1, description="last days of the period: users first seen in them, and ...")
+    established_share: float = Field(
+        0.05, ge=0, lt=1, description="... of those seen before, this share: kept out of training for good"
+    )
     holdout_share: float = Field(0.1, gt=0, lt=1, description="share of users, for sources without times")
     ctx_turns: int = Field(10, ge=1, description="user messages kept in a prompt, the last one included")
     adversarial: AdversarialConfig = AdversarialConfig()
@@ -191,7 +194,7 @@ class SplitConfig(_Config):
 class SignalSetConfig(SplitConfig):
     """Stage 2: the upsampled training set of one signal and its natural-rate holdout."""
 
-    version: ClassVar[str] = "5"
+    version: ClassVar[str] = "6"
     signal: str = "love"
     target_positive_rate: float = Field(0.1, gt=0, lt=1, description="share of positives, by sample_weight")
     min_positives: int = Field(10, ge=1, description="fewer to train on are an error that counts what became of all")
@@ -233,7 +236,7 @@ class PairsConfig(_Config):
 class PromptsConfig(SplitConfig):
     """Fixed prompts: `optimisation` from the training period, `evaluation` from users of the holdout period, one of each."""
 
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     optimisation_prompts: int = Field(2000, ge=1)
     evaluation_prompts: int = Field(500, ge=1)
     min_share: dict[str, float] = Field({}, description="use case -> least share of each split")

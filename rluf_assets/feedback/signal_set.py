@@ -23,21 +23,24 @@ from rluf_assets.feedback.sampling import stable_uniform
 from rluf_assets.feedback.schemas import FUNNEL, label_column
 from rluf_assets.feedback.splits import (
     ADVERSARIAL,
+    ESTABLISHED,
     HOLDOUT,
     IN_DOUBT,
+    KEPT_OUT,
     KNOWN_USER,
     NOT_OFFERED,
     PENDING,
+    PROMPT_USER,
     TRAIN,
     Split,
     require_signal,
     split_users,
 )  # fmt: skip
-from rluf_assets.feedback.windows import ConversationPool
+from rluf_assets.feedback.windows import ConversationPool, prompt_keys
 
 COLUMNS = [
     "message_id", "conversation_id", "user_id", "created_at", "policy_version", "use_case", "turn_index", "prompt",
-    "completion", "label", "inclusion_probability", "sample_weight", "split",
+    "completion", "label", "inclusion_probability", "sample_weight", "split", "user_group", "text_in_train",
 ]  # fmt: skip
 OVERLAP = "conversation_in_holdout"
 REASONS = {
@@ -45,7 +48,9 @@ REASONS = {
     NOT_OFFERED: "the reaction was not offered: silence says nothing",
     IN_DOUBT: "the label is unknown: a reaction to the reply was set aside, or a script reacted",
     ADVERSARIAL: "user who reacts to nearly everything",
-    KNOWN_USER: "in the holdout period, of a user seen before it",
+    PROMPT_USER: "of a user of the fixed evaluation prompts",
+    KNOWN_USER: "in the holdout period, of a user seen before it who is not kept out of training",
+    KEPT_OUT: "before the holdout period, of a user kept out of training for the holdout",
     HOLDOUT: "kept as the holdout, at its natural rate",
     OVERLAP: "its conversation is in the holdout",
     "not_drawn": "not in the draw: negatives beyond the target rate, rows beyond max_train_rows",
@@ -76,14 +81,22 @@ class SignalSet:
         return f"<p>{self.rates}</p>{self.funnel._repr_html_()}"
 
 
-def build_signal_set(replies: pl.LazyFrame, messages: pl.LazyFrame, config: SignalSetConfig, *, seed: int) -> SignalSet:
+def build_signal_set(
+    replies: pl.LazyFrame,
+    messages: pl.LazyFrame,
+    config: SignalSetConfig,
+    *,
+    seed: int,
+    prompt_users: pl.Series | None = None,
+) -> SignalSet:
     """Build the set of `config.signal` from validated replies and the accepted messages of their conversations.
 
+    `prompt_users`, those of the fixed evaluation prompts (`splits.evaluation_users`), stay out of training.
     A signal more frequent than the target keeps its natural rate. Raises ConfigError for an unknown signal, DataError
     where there are fewer positives to train on than `min_positives`, with what became of all replies.
     """
     require_signal(replies, config.signal)
-    split = split_users(replies, config, seed)
+    split = split_users(replies, config, seed, prompt_users)
     overlap = _overlap(_staged(replies, config, split))
     staged = _staged(replies, config, split, overlap)
     found = staged.group_by("stage", "label", "stratum").len().collect(engine="streaming")
@@ -94,8 +107,9 @@ def build_signal_set(replies: pl.LazyFrame, messages: pl.LazyFrame, config: Sign
     possible = partial(_possible, replies, config, split, overlap, seed)
     drawn = draw(possible, messages, config, seed, plan)
     q_neg = pl.col("stratum").replace_strict(plan.q_neg or {"": 0.0}, default=None, return_dtype=pl.Float64)
-    train = _finished(drawn.train, pl.when("label").then(plan.q_pos).otherwise(q_neg), TRAIN)
-    holdout = _lazy_holdout(drawn.holdout, drawn.pool, config.ctx_turns)
+    train = drawn.train.with_columns(user_group=pl.lit(None, pl.String), text_in_train=pl.lit(None, pl.Boolean))
+    train = _finished(train, pl.when("label").then(plan.q_pos).otherwise(q_neg), TRAIN)
+    holdout = _lazy_holdout(drawn.holdout, drawn.pool, config.ctx_turns, _texts(train))
     rates = _rates(config, split, plan, drawn)
     return SignalSet(train, holdout, _funnel(counts, drawn.steps), rates, drawn.dropped)
 
@@ -132,11 +146,13 @@ def _staged(
 ) -> pl.LazyFrame:
     label = pl.col(label_column(config.signal))
     rows = split.attach(replies.select(*COLUMNS[:7], "status", "reactions_shown", label))
-    rows = rows.with_columns(stage=split.stage(label), label=label == 1, stratum=stratum(config))
+    rows = rows.with_columns(
+        stage=split.stage(label), label=label == 1, stratum=stratum(config), user_group=split.user_group()
+    )
     if overlap is not None and not overlap.is_empty():
         straddles = (pl.col("stage") == TRAIN) & pl.col("conversation_id").is_in(overlap.implode())
         rows = rows.with_columns(stage=pl.when(straddles).then(pl.lit(OVERLAP)).otherwise("stage"))
-    return rows.select(*COLUMNS[:7], "label", "stage", "stratum")
+    return rows.select(*COLUMNS[:7], "label", "stage", "stratum", "user_group")
 
 
 def _possible(
@@ -157,8 +173,15 @@ def _funnel(counts: dict[str, int], dropped: list[tuple[str, int]]) -> pl.DataFr
     return pl.DataFrame(rows, schema=FUNNEL, orient="row")
 
 
+def _texts(rows: pl.DataFrame) -> pl.Series:
+    """A number per row, equal for equal prompt and reply."""
+    keyed = rows.select("completion", prompt_keys(rows["prompt"]))
+    return keyed.select(pl.struct("prompt_key", "completion").hash()).to_series()
+
+
 def _rates(config: SignalSetConfig, split: Split, plan: Plan, drawn: Drawn) -> dict[str, Any]:
-    train, ones, zeros = drawn.train, plan.eligible.positives, plan.eligible.negatives
+    train, established = drawn.train, drawn.holdout.filter(pl.col("user_group") == ESTABLISHED)
+    ones, zeros = plan.eligible.positives, plan.eligible.negatives
     negatives, q_neg = sum(plan.negatives.values()), plan.q_neg
     strata = {
         name: {"positives": one, "negatives": zero, "q_neg": q_neg.get(name)}
@@ -181,6 +204,8 @@ def _rates(config: SignalSetConfig, split: Split, plan: Plan, drawn: Drawn) -> d
         "largest_weight": train["sample_weight"].max(),
         "holdout_rows": drawn.holdout.height,
         "holdout_positives": int(drawn.holdout["label"].sum()),
+        "holdout_established_rows": established.height,
+        "holdout_established_positives": int(established["label"].sum()),
         "holdout_start": split.holdout_start.isoformat() if split.holdout_start else None,
         "ctx_turns": config.ctx_turns,
         # Matched negatives have an inclusion probability per stratum: live odds = odds * q_neg of the stratum / q_pos.
@@ -188,7 +213,9 @@ def _rates(config: SignalSetConfig, split: Split, plan: Plan, drawn: Drawn) -> d
     }
 
 
-def _lazy_holdout(rows: pl.DataFrame, pool: ConversationPool, ctx_turns: int) -> pl.LazyFrame:
+def _lazy_holdout(rows: pl.DataFrame, pool: ConversationPool, ctx_turns: int, learned: pl.Series) -> pl.LazyFrame:
+    learned = learned.unique()
+
     def batches(
         columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
@@ -196,12 +223,15 @@ def _lazy_holdout(rows: pl.DataFrame, pool: ConversationPool, ctx_turns: int) ->
         places = pool.places(wanted)
         for start in range(0, wanted.height, ROW_GROUP):
             part, where = wanted.slice(start, ROW_GROUP), places.slice(start, ROW_GROUP)
-            finished = _finished(pool.texts(part, where, ctx_turns), pl.lit(1.0), HOLDOUT)
+            texts = pool.texts(part, where, ctx_turns)
+            texts = texts.with_columns(text_in_train=_texts(texts).is_in(learned.implode()))
+            finished = _finished(texts, pl.lit(1.0), HOLDOUT)
             finished = finished if predicate is None else finished.filter(predicate)
             yield finished if columns is None else finished.select(columns)
 
     rows = rows.with_columns(sample_weight=pl.lit(1.0))
-    schema = _finished(pool.contexts(rows.head(0), ctx_turns), pl.lit(1.0), HOLDOUT).schema
+    nothing = pool.contexts(rows.head(0), ctx_turns).with_columns(text_in_train=pl.lit(None, pl.Boolean))
+    schema = _finished(nothing, pl.lit(1.0), HOLDOUT).schema
     return register_io_source(batches, schema=schema)
 
 

@@ -1,7 +1,8 @@
 """The lake's replies as one lazy table, its users, and the split into a training period and a later holdout.
 
-The holdout is the last days of the period and only users first seen in them: later than every training row and
-disjoint by user by construction. Sources without times are split by users alone.
+The holdout is the last days of the period: all users first seen in them, and of the others a share that is kept out of
+training for good; so it is later than every training row and disjoint by user by construction. Sources without times
+are split by users alone. Users of the fixed evaluation prompts stay out of training however long ago that was.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from rluf_assets.feedback.schemas import TIME, label_column
 # Where a reply went, in the order in which the conditions are tried.
 PENDING, NOT_OFFERED, IN_DOUBT = "pending", "not_offered", "label_in_doubt"
 ADVERSARIAL, KNOWN_USER = "adversarial_user", "user_seen_before"
+PROMPT_USER, KEPT_OUT = "evaluation_prompt_user", "user_kept_out"
+NEW, ESTABLISHED = "new", "established"
 TRAIN, HOLDOUT = "train", "holdout"
+# Who is kept out of training must not change with a run's seed: a model would meet them in its next training.
+_KEPT_OUT_SEED = 1729
 
 
 def scan_days(folders: Sequence[Path], table: str) -> pl.LazyFrame:
@@ -80,7 +85,11 @@ def _over_trailing_days(days: pl.DataFrame, trailing_days: int) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Split:
-    """Where the holdout starts (None: a source without times, split by users) and which users belong to it."""
+    """Where the holdout starts (None: a source without times, split by users) and which users belong to it.
+
+    users: user_id, adversarial, new_user (first seen in the holdout period), kept_out (of training, while established),
+    prompt_user (of the fixed evaluation prompts).
+    """
 
     holdout_start: datetime | None
     users: pl.DataFrame
@@ -97,8 +106,11 @@ class Split:
             if label is not None
             else pl.lit(None, pl.String),
             pl.when(pl.col("adversarial")).then(pl.lit(ADVERSARIAL)),
-            pl.when(late & ~pl.col("new_user")).then(pl.lit(KNOWN_USER)),
-            pl.when(late).then(pl.lit(HOLDOUT)),
+            pl.when(late & pl.col("new_user")).then(pl.lit(HOLDOUT)),
+            pl.when(pl.col("prompt_user")).then(pl.lit(PROMPT_USER)),
+            pl.when(late & pl.col("kept_out")).then(pl.lit(HOLDOUT)),
+            pl.when(late).then(pl.lit(KNOWN_USER)),
+            pl.when(pl.col("kept_out")).then(pl.lit(KEPT_OUT)),
             pl.lit(TRAIN),
         ]
         return pl.coalesce(steps)
@@ -109,16 +121,33 @@ class Split:
         return pl.lit(True) if start is None else pl.col("created_at") >= pl.lit(start).cast(TIME)
 
     def attach(self, replies: pl.LazyFrame) -> pl.LazyFrame:
-        """Replies with `adversarial` and `new_user` (first seen in the holdout period) of their user."""
-        return replies.join(self.users.lazy().select("user_id", "adversarial", "new_user"), on="user_id", how="left")
+        """Replies with what `users` says of theirs."""
+        facts = ["adversarial", "new_user", "kept_out", "prompt_user"]
+        return replies.join(self.users.lazy().select("user_id", *facts), on="user_id", how="left")
+
+    def user_group(self) -> pl.Expr:
+        """Expression: whether a row's user is new or established; null in a source without times."""
+        group = pl.when("new_user").then(pl.lit(NEW)).otherwise(pl.lit(ESTABLISHED))
+        return group if self.holdout_start else pl.lit(None, pl.String)
 
 
-def split_users(replies: pl.LazyFrame, config: SplitConfig, seed: int) -> Split:
-    """Find the period, where its holdout starts, and the users first seen in it.
+def evaluation_users(prompts: pl.DataFrame) -> pl.Series:
+    """Users of the fixed evaluation prompts. Raises DataError where the table does not say who they are."""
+    if "user_id" not in prompts.columns:
+        raise DataError(
+            f"evaluation_prompts: found columns {prompts.columns}, expected user_id among them, so that no training row is "
+            "of their users. Materialise evaluation_prompts again."
+        )
+    return prompts.filter(pl.col("split") == "evaluation")["user_id"].unique()
+
+
+def split_users(replies: pl.LazyFrame, config: SplitConfig, seed: int, prompt_users: pl.Series | None = None) -> Split:
+    """Find the period, where its holdout starts, the users first seen in it, and those that stay out of training.
 
     Raises ConfigError where `holdout_days` leaves no training period.
     """
-    users = user_table(replies, config.adversarial)
+    of_prompts = pl.lit(False) if prompt_users is None else pl.col("user_id").is_in(prompt_users.implode())
+    users = user_table(replies, config.adversarial).with_columns(prompt_user=of_prompts, kept_out=pl.lit(False))
     first, last = replies.select(first=pl.col("created_at").min(), last=pl.col("created_at").max()).collect().row(0)
     if first is None:
         drawn = users.lazy().with_columns(new_user=stable_uniform("user_id", seed) < config.holdout_share)
@@ -130,7 +159,11 @@ def split_users(replies: pl.LazyFrame, config: SplitConfig, seed: int) -> Split:
             f"nothing is left to train on. Choose fewer holdout days, or bring in more days."
         )
     at = pl.lit(start).cast(TIME)
-    return Split(start, users.with_columns(new_user=(pl.col("first_seen") >= at).fill_null(False)))
+    known = users.lazy().with_columns(
+        new_user=(pl.col("first_seen") >= at).fill_null(False),
+        kept_out=stable_uniform("user_id", _KEPT_OUT_SEED) < config.established_share,
+    )
+    return Split(start, known.collect())
 
 
 def log_totals(folders: Sequence[Path]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from rluf_assets.feedback.config import SignalSetConfig
 from rluf_assets.feedback.defects import MESSAGE_DEFECTS, REACTION_DEFECTS
 from rluf_assets.feedback.schemas import label_column
 from rluf_assets.feedback.signal_set import REASONS
-from rluf_assets.feedback.splits import HOLDOUT, TRAIN, scan_days, split_users
+from rluf_assets.feedback.splits import HOLDOUT, TRAIN, evaluation_users, scan_days, split_users
 from rluf_assets.lake import Lake
 
 
@@ -108,7 +108,9 @@ def _selected(lake: Lake, message_id: str, reply: pl.DataFrame) -> Step:
     spec = artifact.manifest["spec"]
     config = SignalSetConfig.model_validate(spec["config"])
     folders = [Path(one["uri"]) for name, one in spec["inputs"].items() if name.startswith("validated_replies/")]
-    split_of = split_users(scan_days(folders, "replies"), config, spec["seed"])
+    prompts = spec["inputs"].get("evaluation_prompts")
+    asked = evaluation_users(pl.read_parquet(Path(prompts["uri"]) / "prompts.parquet")) if prompts else None
+    split_of = split_users(scan_days(folders, "replies"), config, spec["seed"], asked)
     label = pl.col(label_column(config.signal))
     stage = split_of.attach(reply.lazy()).select(split_of.stage(label)).collect().item()
     if stage == HOLDOUT:

@@ -42,7 +42,8 @@ def run(job: Job) -> Produced:
     if job.first_rank:
         for name, frame in written.items():
             frame.write_parquet(job.out / f"{name}.parquet")
-    means = scores.group_by("objective").agg(pl.col("logit", "live_probability").mean()).sort("objective")
+    weighted = pl.col("logit").dot("weight") / pl.col("weight").sum()
+    means = scores.group_by("objective").agg(weighted).sort("objective")
     metrics = {f"mean_logit_{row['objective']}": row["logit"] for row in means.iter_rows(named=True)}
     metrics |= {
         f"failed_{name.removeprefix('judge_')}": 1 - float(completions[name].mean())  # type: ignore[arg-type]

@@ -47,10 +47,12 @@ def run(job: Job) -> Produced:
 
 
 def _with_prompts(texts: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:
-    """Texts with their prompts; raises DataError for a prompt that is not in the current evaluation prompts."""
+    """Texts with their prompts and their weights; raises DataError for a prompt that is not in the current ones."""
     from rluf_assets.errors import DataError
+    from rluf_assets.evaluation.frames import prompt_weight
 
-    joined = texts.join(prompts.select("prompt_id", "prompt"), on="prompt_id", how="left", maintain_order="left")
+    known = prompts.select("prompt_id", "prompt", prompt_weight(prompts))
+    joined = texts.join(known, on="prompt_id", how="left", maintain_order="left")
     if unknown := joined["prompt"].null_count():
         raise DataError(
             f"past_launches texts: found {unknown} texts whose prompt is not in evaluation_prompts, expected none. "

@@ -61,8 +61,10 @@ def evaluate_candidate(
     )
     sampled = ranks.spread(len(prompts), lambda share: draw(only=share), together=engine.together)
     report(1, steps, "sampled")
+    if "weight" not in prompts.columns:
+        prompts = prompts.with_columns(weight=pl.lit(1.0))
     completions = (
-        prompts.select("prompt_id", "use_case", "prompt")
+        prompts.select("prompt_id", "use_case", "weight", "prompt")
         .with_columns(
             pl.Series("completion", [[c.text for c in row] for row in sampled]),
             pl.Series("finished", [[c.finished for c in row] for row in sampled]),
@@ -72,7 +74,7 @@ def evaluate_candidate(
         .explode("completion", "finished", "judge_control_token", "completion_id")
     )
     completions = _judged(completions).select(
-        "prompt_id", "completion_id", "use_case", "prompt", "completion", "finished", pl.col("^judge_.*$")
+        "prompt_id", "completion_id", "use_case", "weight", "prompt", "completion", "finished", pl.col("^judge_.*$")
     )
     report(2, steps, "judged")
     scores = []
@@ -81,7 +83,7 @@ def evaluate_candidate(
         scores.append(
             pl.concat(
                 [
-                    completions.select("prompt_id", "completion_id", "use_case", objective=pl.lit(objective)),
+                    completions.select("prompt_id", "completion_id", "use_case", "weight", objective=pl.lit(objective)),
                     found.select(pl.col("logit", "probability", "live_probability").cast(pl.Float64), *MEMBER_COLUMNS),
                 ],
                 how="horizontal",

@@ -64,6 +64,7 @@ def evaluate_signal(
     clusters = _clusters(rows, config.evaluation, seed)
     labels, live = rows["label"].to_numpy(), scores["live_probability"].to_numpy()
     found = _discrimination(scores["logit"].to_numpy(), labels, clusters)
+    found |= _without_repeats(rows, scores["logit"].to_numpy(), labels, clusters)
     found |= _calibration(labels, live, clusters)
     found |= _correlations(scores["logit"].to_numpy(), rows["completion"], clusters)
     others = {
@@ -183,6 +184,18 @@ def _discrimination(logits: np.ndarray, labels: np.ndarray, clusters: Clusters) 
     )
 
 
+def _without_repeats(rows: pl.DataFrame, logits: np.ndarray, labels: np.ndarray, clusters: Clusters) -> dict[str, Any]:
+    """AUROC on the rows whose prompt and reply training did not see word for word, where the holdout marks them."""
+    if "text_in_train" not in rows.columns:
+        return {}
+    fresh = ~rows["text_in_train"].fill_null(False).to_numpy()
+    auroc = _named("auroc_without_repeats", (float("nan"), (float("nan"), float("nan"))))
+    if 0 < labels[fresh].sum() < fresh.sum():
+        estimate = clusters.inside(fresh).estimate(RankStatistics(logits[fresh], labels[fresh]).auroc)
+        auroc = _named("auroc_without_repeats", estimate)
+    return auroc | {"rows_repeated_in_train": int((~fresh).sum())}
+
+
 def _calibration(labels: np.ndarray, live: np.ndarray, clusters: Clusters) -> dict[str, Any]:
     weights = clusters.weights
     constant = np.full_like(live, np.average(labels, weights=weights))
@@ -221,8 +234,10 @@ def _reliability(
 
 
 def slice_columns(rows: pl.DataFrame, reply: str = "completion") -> dict[str, pl.Series]:
-    """Name of each slicing -> a label per row: use case, policy version, turn, length; those that are there."""
+    """Name of each slicing -> a label per row: new or established users, use case, policy version, turn, length."""
     found = {c: rows[c].fill_null("(none)") for c in ("use_case", "policy_version") if c in rows.columns}
+    if "user_group" in rows.columns and rows["user_group"].null_count() < len(rows):
+        found = {"user_group": rows["user_group"].fill_null("(none)"), **found}
     if "turn_index" in rows.columns:
         found["turn_index"] = rows["turn_index"].cut(TURN_EDGES, left_closed=True).cast(pl.String)
     length = rows[reply].str.len_chars()

@@ -106,6 +106,11 @@ def test_signal_set_suite(tmp_path: Path) -> None:
         "has_training_positives": train.with_columns(label=pl.lit(False)),
         "funnel_adds_up": train.head(train.height - 1),
     }
+    asked = pl.DataFrame({"user_id": [train["user_id"][0], "x"], "split": ["evaluation", "optimisation"]})
+    assert _failed(run_suite(signal_set_metrics(folder, asked), suite)) - {"enough_holdout_positives"} == {
+        "prompt_users_kept_out"
+    }
+    assert signal_set_metrics(folder, asked.filter(pl.col("user_id") == "x"))["prompt_users_learned"].item() == 0
     for name, rows in spoiled.items():
         rows.write_parquet(folder / "train.parquet")
         found = _failed(run_suite(signal_set_metrics(folder), suite)) - {"enough_holdout_positives"}

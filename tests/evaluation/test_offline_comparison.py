@@ -64,6 +64,27 @@ def test_use_cases_are_corrected_for_their_number(comparison: OfflineComparison)
     assert warm.filter((pl.col("objective") == "helpfulness") & (pl.col("p_adjusted") < 0.05)).height >= 5
 
 
+def test_a_prompt_counts_as_often_as_it_stands_for_replies() -> None:
+    """Weighing three prompts of four as three equals asking each of them three times; the logged weight decides the sign."""
+    base, warm = evaluation(1, prompts=80), evaluation(3, prompts=80, love=0.3)
+    weights = base.completions.select("prompt_id").unique().sort("prompt_id")
+    weights = weights.with_columns(weight=pl.when(pl.int_range(pl.len()) % 4 > 0).then(3.0).otherwise(1.0))
+
+    def weighted(found: Evaluation) -> Evaluation:
+        both = [
+            frame.join(weights, on="prompt_id", maintain_order="left") for frame in (found.completions, found.scores)
+        ]
+        return check_evaluation("x", Evaluation(*both))
+
+    row = compare_offline({"baseline": weighted(base), "warm": weighted(warm)}, CONFIG, seed=0).row("warm", "love")
+    pairs = paired_scores(weighted(warm), weighted(base), "love", "love")
+    often = pairs.select(pl.exclude("weight").repeat_by(pl.col("weight").cast(pl.Int64)).explode())
+    assert row["mean"] == pytest.approx(often["value"].mean())
+    assert row["change"] == pytest.approx(often["value"].mean() / often["baseline"].mean() - 1)
+    assert row["win_rate"] == pytest.approx(often["win"].mean())
+    assert row["mean_low"] < row["mean"] < row["mean_high"] and row["mean"] != pytest.approx(pairs["value"].mean())
+
+
 def test_ties_count_one_half() -> None:
     base = evaluation(1, prompts=12)
     tied = Evaluation(base.completions, base.scores.with_columns(pl.lit(1.0).alias("logit")))

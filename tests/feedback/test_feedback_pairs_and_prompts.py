@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -18,7 +20,7 @@ from rluf_assets.feedback.config import PairsConfig, PromptsConfig
 from rluf_assets.feedback.pairs import COLUMNS, DEFECTS, build_pairs, parse_transcript
 from rluf_assets.feedback.prompts import allocate, build_prompts
 from tests.conftest import DATA
-from tests.feedback.logs import clean_logs, validated
+from tests.feedback.logs import START, clean_logs, validated
 
 HH = DATA / "hh_rlhf"
 PARTS = Path(__file__).parent / "fixtures" / "cases" / "44-pairs-with-parts"
@@ -152,8 +154,35 @@ def test_prompts_by_split_and_use_case() -> None:
     assert not set(by_split["optimisation"]["user_id"]) & set(by_split["evaluation"]["user_id"])
     assert where["conversation_id"].is_unique().all()
     assert by_split["evaluation"]["user_id"].is_unique().all()
+    assert (by_split["evaluation"]["user_id_right"] == by_split["evaluation"]["user_id"]).all()
+    # The weights take the least share back out: by use case they are what the traffic is.
+    held = log.replies.with_columns(first=pl.col("created_at").min().over("user_id"))
+    held = held.filter(pl.col("first") >= START + timedelta(days=5))
+    weights = dict(by_split["evaluation"].group_by("use_case").agg(pl.col("weight").sum() / 60).iter_rows())
+    assert weights == pytest.approx({name: n / held.height for name, n in held["use_case"].value_counts().iter_rows()})
     assert found.equals(build_prompts(log.replies.lazy(), log.messages.lazy(), config, seed=0))
     assert not found.equals(build_prompts(log.replies.lazy(), log.messages.lazy(), config, seed=1))
+
+
+def test_an_average_over_weighted_prompts_is_one_over_replies() -> None:
+    """Stock words that a third of the traffic says, busy users, a lifted use case: over seeds the average is the log's."""
+    messages, reactions = clean_logs(days=6, users_per_day=40, seed=4)
+    stock = (pl.col("use_case") == "case1") & (pl.col("turn_index") == 0)
+    said = pl.when(stock).then(pl.lit("hello")).otherwise("content")
+    log = validated(messages.with_columns(content=said), reactions)
+    held = log.replies.with_columns(first=pl.col("created_at").min().over("user_id"))
+    held = held.filter(pl.col("first") >= START + timedelta(days=3))
+    config = PromptsConfig(optimisation_prompts=20, evaluation_prompts=30, holdout_days=3, min_share={"case2": 0.6})
+    means, plain = [], []
+    for seed in range(40):
+        found = build_prompts(log.replies.lazy(), log.messages.lazy(), config, seed=seed)
+        found = found.filter(pl.col("split") == "evaluation")
+        greets = (found["use_case"] == "case1") & (found["turn_index"] == 0)
+        means.append((greets * found["weight"]).sum() / found["weight"].sum())
+        plain.append(greets.mean())
+    true = held.select(stock.mean()).item()
+    assert abs(np.mean(means) - true) <= 4.5 * np.std(means, ddof=1) / 40**0.5 + 0.01
+    assert np.mean(plain) < 0.5 * true  # unweighted, the words and the least share hide it
 
 
 def test_equal_prompts_are_taken_once_and_evaluation_goes_first() -> None:

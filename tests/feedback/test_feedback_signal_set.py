@@ -11,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rluf_assets.errors import ConfigError, DataError
-from rluf_assets.feedback.config import AdversarialConfig, SignalSetConfig
+from rluf_assets.feedback.config import AdversarialConfig, PromptsConfig, SignalSetConfig
 from rluf_assets.feedback.contract import Validated
+from rluf_assets.feedback.prompts import build_prompts
+from rluf_assets.feedback.sampling import stable_uniform
 from rluf_assets.feedback.signal_set import COLUMNS, SignalSet, build_signal_set
-from rluf_assets.feedback.splits import user_table
+from rluf_assets.feedback.splits import _KEPT_OUT_SEED, evaluation_users, user_table
 from tests.feedback.logs import START, clean_logs, validated
 
 
@@ -61,9 +63,24 @@ def test_target_rate_holdout_and_rates(log: Validated) -> None:
     first_seen = log.replies.group_by("user_id").agg(pl.col("created_at").min())
     new = set(first_seen.filter(pl.col("created_at") >= start)["user_id"])
     natural = log.replies.filter(pl.col("user_id").is_in(new))
-    assert set(holdout["message_id"]) == set(natural["message_id"])  # untouched: every row of every new user
-    assert int(holdout["label"].sum()) == int(natural["label_love"].sum())
+    of_new = holdout.filter(pl.col("user_group") == "new")
+    assert set(of_new["message_id"]) == set(natural["message_id"])  # untouched: every row of every new user
+    assert int(of_new["label"].sum()) == int(natural["label_love"].sum())
+    established = holdout.filter(pl.col("user_group") == "established")
+    assert established.height == rates["holdout_established_rows"] > 0
+    kept_out = set(established["user_id"])
+    theirs = log.replies.filter(pl.col("created_at") >= start, pl.col("user_id").is_in(list(kept_out)))
+    assert set(established["message_id"]) == set(theirs["message_id"]) and not kept_out & new
+    assert _build(log, established_share=0.0).rates["holdout_established_rows"] == 0
+    # Who is kept out does not change with the seed: a model would meet them in its next training.
+    other = _build(log, seed=9).holdout.filter(pl.col("user_group") == "established").collect()
+    assert set(other["user_id"]) == kept_out
+    dropped = dict(built.funnel.select("step", "dropped").iter_rows())
     earlier = log.replies.filter(pl.col("created_at") < start)
+    left = earlier.filter(stable_uniform("user_id", _KEPT_OUT_SEED) >= 0.05)
+    assert dropped["user_kept_out"] == earlier.height - left.height > 0
+    assert rates["eligible_positives"] + rates["eligible_negatives"] == left.height
+    earlier = left
     assert rates["base_rate"] == pytest.approx(earlier["label_love"].mean())
     assert rates["q_pos"] == 1.0 and 0 < rates["q_neg"] < 1
     odds = rates["train_positive_rate"] / (1 - rates["train_positive_rate"])
@@ -76,6 +93,42 @@ def test_target_rate_holdout_and_rates(log: Validated) -> None:
         earlier.filter(pl.col("label_love") == 1)["message_id"]
     )
     assert all(prompt[-1]["role"] == "user" for prompt in built.train["prompt"])
+
+
+def test_users_of_the_fixed_prompts_never_enter_a_later_set() -> None:
+    """Prompts of the first days; the set is built again when ten more days are in, and their users have come back."""
+    messages, reactions = clean_logs(days=16, users_per_day=12, love_rate=0.06, seed=21)
+    log = validated(messages, reactions)
+    early = log.replies.filter(pl.col("created_at") < START + timedelta(days=6))
+    config = PromptsConfig(optimisation_prompts=20, evaluation_prompts=20, holdout_days=3)
+    prompts = build_prompts(early.lazy(), log.messages.lazy(), config, seed=0)
+    asked = evaluation_users(prompts)
+    unaware = _build(log)
+    assert len(set(unaware.train["user_id"]) & set(asked)) > 5
+    settings = SignalSetConfig(holdout_days=2, established_share=0.3)
+    built = build_signal_set(log.replies.lazy(), log.messages.lazy(), settings, seed=0, prompt_users=asked)
+    holdout = _check(built)
+    assert not (set(built.train["user_id"]) | set(holdout["user_id"])) & set(asked)
+    assert dict(built.funnel.select("step", "dropped").iter_rows())["evaluation_prompt_user"] > 0
+    # Built on the same days as the prompts, the set has their users in its holdout still.
+    first = SignalSetConfig(holdout_days=3, established_share=0.0)
+    same_days = build_signal_set(early.lazy(), log.messages.lazy(), first, seed=0, prompt_users=asked)
+    assert set(asked) <= set(same_days.holdout.collect()["user_id"]) and not set(asked) & set(
+        same_days.train["user_id"]
+    )
+    with pytest.raises(DataError, match=r"expected user_id among them.*Materialise evaluation_prompts again"):
+        evaluation_users(prompts.drop("user_id"))
+
+
+def test_texts_of_the_holdout_that_training_saw_are_marked() -> None:
+    messages, reactions = clean_logs(days=6, love_rate=0.05, seed=15)
+    stock = pl.col("turn_index") == 0
+    same = messages.with_columns(content=pl.when(stock).then(pl.col("role")).otherwise("content"))
+    log = validated(same, reactions, time="logged")
+    holdout = _check(_build(log))
+    repeated = holdout.filter("text_in_train")
+    assert set(repeated["turn_index"]) == {0} and repeated.height == holdout.filter(stock).height > 0
+    assert not holdout.filter(~stock)["text_in_train"].any()
 
 
 def test_same_seed_same_rows_in_any_order_and_another_seed_others(log: Validated) -> None:
@@ -92,7 +145,8 @@ def test_same_seed_same_rows_in_any_order_and_another_seed_others(log: Validated
 
 def test_negatives_are_drawn_uniformly(log: Validated) -> None:
     candidates = log.replies.filter(pl.col("label_love") == 0, pl.col("created_at") < START + timedelta(days=6))
-    times_drawn = pl.concat([_build(log, seed=seed).train.filter(~pl.col("label")) for seed in range(60)])
+    drawn = [_build(log, seed=seed, established_share=0.0).train for seed in range(60)]
+    times_drawn = pl.concat(drawn).filter(~pl.col("label"))
     by_turn = times_drawn.group_by("turn_index").len().join(candidates.group_by("turn_index").len(), on="turn_index")
     share = by_turn.select(pl.col("len") / pl.col("len_right") / 60).to_series()
     expected = times_drawn.height / 60 / candidates.height

@@ -56,7 +56,13 @@ def _log(seed: int, *, users: int, rows: int) -> tuple[pl.DataFrame, pl.DataFram
 
 
 def _build(replies: pl.DataFrame, messages: pl.DataFrame, seed: int, **values: object) -> SignalSet:
-    config = {"holdout_days": 1, "min_positives": 1, "adversarial": {"enabled": False}, **values}
+    config = {
+        "holdout_days": 1,
+        "min_positives": 1,
+        "established_share": 0.0,
+        "adversarial": {"enabled": False},
+        **values,
+    }
     return build_signal_set(
         replies.lazy(), messages.lazy(), SignalSetConfig.model_validate(config), seed=seed
     )  # fmt: skip
