@@ -41,6 +41,82 @@ def decisions(home: Home = DEFAULT_HOME) -> None:
 
 
 @app.command()
+def power(home: Home = DEFAULT_HOME) -> None:
+    """Say how many users and days the A/B test of `ab_plan` must have, from the variance of the home's own logs."""
+    from rluf_assets.evaluation.joint_power import joint_power, size_table, sizings
+    from rluf_assets.evaluation.own_logs import days_needed
+    from rluf_assets.evaluation.words import number, percent
+
+    users, config = _own_users(home)
+    found, plan = sizings(users, config), config.plan
+    table = size_table(found, plan)
+    typer.echo(f"{len(users):,} users of the last {plan.planned_days} days of the logs; plan {plan.hash}.")
+    for row in table.iter_rows(named=True):
+        days = days_needed(users["first_day"], row["users_needed"], plan.planned_days)
+        asked = percent(row["asked"]) if row["asked"] is not None else f"{percent(row['asked_absolute'])} of users"
+        when = "never at this traffic" if days is None else f"{days:,.0f} days"
+        typer.echo(
+            f"  {row['metric']} ({row['role']}, {asked}): {row['users_needed']:,} users in both arms, {when}; "
+            f"power at the planned {plan.planned_users:,}: {percent(row['power'])}"
+        )
+    known = set(table["metric"])
+    missing = [name for name in (*plan.goals, *plan.guardrails) if name not in known]
+    if missing:
+        typer.echo(f"  not in the logs, or without an event: {', '.join(missing)}")
+    together = joint_power(found, plan)
+    typer.echo(f"All of these together, at the planned looks: {percent(together)} (asked: {percent(plan.power)}).")
+    days = days_needed(users["first_day"], plan.planned_users, plan.planned_days)
+    typer.echo(
+        f"{number(plan.planned_users)} users come in {'more days than can be told' if days is None else f'{days:,.0f} days'}."
+    )
+
+
+@app.command(name="aa-test")
+def aa_test_command(
+    home: Home = DEFAULT_HOME,
+    runs: Annotated[int, typer.Option(help="Random splits.", min=10)] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
+) -> None:
+    """Split the home's own past users at random, again and again: does the readout keep its error rate on these logs?"""
+    from rluf_assets.evaluation.own_logs import aa_test
+    from rluf_assets.evaluation.words import percent
+
+    users, config = _own_users(home)
+    table = aa_test(users, config, runs=runs, seed=seed)
+    typer.echo(
+        f"{len(users):,} users split {runs:,} times; {percent(1 - config.confidence)} should be called different."
+    )
+    for row in table.iter_rows(named=True):
+        if row["keeps"] is None:
+            typer.echo(f"  {row['metric']}: not measured, an arm had no event")
+            continue
+        said = "keeps it" if row["keeps"] else "DOES NOT keep it: its intervals are too narrow on these logs"
+        typer.echo(
+            f"  {row['metric']}: {percent(row['share'])} ({percent(row['low'])} to {percent(row['high'])}), {said}"
+        )
+    if False in table["keeps"].to_list():
+        raise typer.Exit(1)
+
+
+def _own_users(home: Path) -> tuple[Any, Any]:
+    """Users of the home's validated replies, and the readout's settings."""
+    from resources.profiles import load_profile
+    from rluf_assets.errors import ArtifactMissing
+    from rluf_assets.evaluation.own_logs import users_of_logs
+    from rluf_assets.feedback.splits import scan_days
+    from rluf_assets.workbench import open_lake
+
+    bench = open_lake(home)
+    config = load_profile(bench.home).readout
+    folders = [
+        Path(bench.lake.current("validated_replies", day).uri) for day in bench.lake.partitions("validated_replies")
+    ]
+    if not folders:
+        raise ArtifactMissing("validated_replies: no day is published. Materialise it first.")
+    return users_of_logs(scan_days(folders, "replies"), config.plan.planned_days), config
+
+
+@app.command()
 def rollback(
     reason: Annotated[str, typer.Option(help="Why; kept beside the release.")],
     home: Home = DEFAULT_HOME,

@@ -1,0 +1,137 @@
+"""How often the release gate errs, by simulation: `python -m benchmarks.decisions [--runs 2000] [--tests 500]`.
+
+A/A tests looked at every day: what the gate calls better by the plan's boundaries, beside the fixed-horizon gate and the
+always-valid interval; the power of the goal alone beside what the design promises. Then whole tests at the planned size
+through the readout and the decision table: a candidate that is better and within every margin, and one beyond a margin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import norm
+
+from benchmarks.evaluation import Share
+from rluf_assets.evaluation.boundaries import critical_values
+from rluf_assets.evaluation.config import BoundPlan, ReadoutConfig, ReleaseConfig
+from rluf_assets.evaluation.decision import Verdict, rule
+from rluf_assets.evaluation.gates import live_gates
+from rluf_assets.evaluation.joint_power import joint_power, sizings
+from rluf_assets.evaluation.plan import AbPlan, Margin
+from rluf_assets.evaluation.readout import read_out
+from rluf_assets.evaluation.stats import sequential_factor
+from tests.evaluation.world import exposures_of
+
+DAYS, DAILY_USERS = 14, 100  # an arm
+USERS, LIFT, BEYOND = 1500, 0.4, 1.1
+DAILY = AbPlan(planned_users=2 * DAYS * DAILY_USERS, looks=tuple((d + 1) / DAYS for d in range(DAYS)), guardrails={})
+WHOLE = AbPlan(
+    planned_users=2 * USERS,
+    looks=(1.0,),
+    minimum_detectable_effect=LIFT,
+    guardrails={
+        "thumbs_down_rate": Margin(relative=0.5),
+        "conversations_per_user": Margin(relative=0.2),
+        "replies_per_conversation": Margin(relative=0.12),
+        "early_ending_rate": Margin(relative=0.4),
+        "next_day_return": Margin(relative=0.18),
+    },
+)
+
+
+def daily_scores(runs: int, lift: float, rng: np.random.Generator) -> np.ndarray:
+    """z of the love rate on each day of many tests: unequal users, a ratio of sums, the delta method by user."""
+    sums = []
+    for arm in range(2):
+        size = (runs, DAYS, DAILY_USERS)
+        replies = 1 + rng.poisson(rng.gamma(1.0, 4.0, size))
+        chance = np.minimum(0.02 * rng.gamma(0.5, 2.0, size) * (1 + lift * arm), 1.0)
+        loves = rng.binomial(replies, chance)
+        parts = (loves, replies, loves**2, replies**2, loves * replies)
+        sums.append([np.cumsum(part.sum(axis=2), axis=1).astype(float) for part in parts])
+    n = DAILY_USERS * np.arange(1, DAYS + 1)
+    rates, variances = [], []
+    for x, y, xx, yy, xy in sums:
+        rate = x / y
+        variances.append((xx - 2 * rate * xy + rate**2 * yy) / y**2 * n / (n - 1))
+        rates.append(rate)
+    return np.asarray((rates[1] - rates[0]) / np.sqrt(np.maximum(variances[0] + variances[1], 1e-300)))
+
+
+def design_power(drift: float) -> float:
+    """Chance that the design's own Brownian motion with this drift at the end crosses at some look."""
+    bounds, times = np.array(critical_values(DAILY.looks)), np.array(DAILY.looks)
+    steps = np.sqrt(np.diff(np.concatenate([[0.0], times])))
+    score = np.cumsum(np.random.default_rng(1).standard_normal((100_000, DAYS)) * steps, axis=1) / np.sqrt(times)
+    return float((score + drift * np.sqrt(times) >= bounds).any(axis=1).mean())
+
+
+def daily_shares(runs: int) -> list[Share]:
+    """A/A and power of the goal under daily looks."""
+    rng, bounds = np.random.default_rng(0), np.array(critical_values(DAILY.looks))
+    users = 2 * DAILY_USERS * np.arange(1, DAYS + 1)
+    always = np.array([sequential_factor(int(u), planned=DAILY.planned_users, confidence=0.95) for u in users])
+    null = np.concatenate([daily_scores(100, 0.0, rng) for _ in range(runs // 100)])
+    lift = 0.35
+    planted = np.concatenate([daily_scores(100, lift, rng) for _ in range(runs // 100)])
+    wanted = design_power(float(planted[:, -1].mean()))
+    fixed = float(norm.ppf(0.975))
+    head = f"A/A, {DAYS} daily looks"
+    found, end = planted >= bounds, planted[:, -1] >= fixed
+    return [
+        Share(f"{head}: the gate calls it better", "2.5%", int((null >= bounds).any(1).sum()), len(null)),
+        Share(f"{head}: better or worse", "at most 5%", int((abs(null) >= bounds).any(1).sum()), len(null)),
+        Share(f"{head}: the fixed-horizon gate calls it", "(the flaw)", int((abs(null) >= fixed).any(1).sum()), len(null)),
+        Share(f"{head}: the always-valid interval calls it", "at most 5%", int((abs(null) >= always).any(1).sum()), len(null)),
+        Share(f"true {lift:+.0%}: the gate finds it", f"{wanted:.1%} by design", int(found.any(1).sum()), len(null)),
+        Share(f"true {lift:+.0%}: one fixed look at the end", "more", int(end.sum()), len(null)),
+        Share(f"true {lift:+.0%}: always valid", "less", int((planted >= always).any(1).sum()), len(null)),
+    ]  # fmt: skip
+
+
+def promoted(seed: int, *, harm: float) -> bool:
+    """One whole test at the planned size, through readout, gates and table; harm: true relative rise of early endings."""
+    config = ReadoutConfig(plan=WHOLE)
+    arms = {
+        "baseline": exposures_of("baseline", USERS, seed=2 * seed),
+        "b": exposures_of("b", USERS, seed=2 * seed + 1, love_lift=LIFT, early_endings=0.1 * (1 + harm)),
+    }
+    release = ReleaseConfig(plan=WHOLE, bound={"b": BoundPlan(plan=WHOLE.hash)})
+    return rule(live_gates("b", read_out(arms, config), release), exposed=True).verdict is Verdict.PROMOTE
+
+
+def whole_shares(tests: int) -> list[Share]:
+    """Whole tests: truly better and within every margin; truly better and beyond one."""
+    sized = sizings(exposures_of("sizing", 20 * USERS, seed=10**6).drop("arm"), ReadoutConfig(plan=WHOLE))
+    expected, margin = joint_power(sized, WHOLE), WHOLE.guardrails["early_ending_rate"].relative or math.nan
+    good = sum(promoted(seed, harm=0.0) for seed in range(tests))
+    bad = sum(promoted(10**5 + seed, harm=BEYOND * margin) for seed in range(tests))
+    return [
+        Share("whole test, better and within every margin: promoted", f"{expected:.1%} jointly expected", good, tests),
+        Share(
+            f"whole test, early endings {BEYOND * margin:+.0%} (margin {margin:.0%}): promoted",
+            "at most 5%",
+            bad,
+            tests,
+        ),
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=2000, help="simulated tests with daily looks, in hundreds")
+    parser.add_argument("--tests", type=int, default=500, help="whole tests of each kind")
+    options = parser.parse_args(argv)
+    print("| what | wanted | found | 95% interval | runs |\n|---|---|---|---|---|", flush=True)
+    if options.runs:
+        print(*(s.row for s in daily_shares(options.runs)), sep="\n", flush=True)
+    if options.tests:
+        print(*(s.row for s in whole_shares(options.tests)), sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

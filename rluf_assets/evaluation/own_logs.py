@@ -1,0 +1,106 @@
+"""A team's own logs as if they were an A/B test: how large a test must be, and whether the readout keeps its level there.
+
+Users of the last days, what they did before as their pre-period. `aa_test` splits them into two arms that nobody treated
+differently, a thousand times, and counts how often the readout calls a difference: users as clusters, ratios and CUPED as in
+a real test.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rluf_assets.errors import DataError
+from rluf_assets.evaluation.config import ReadoutConfig
+from rluf_assets.evaluation.exposures import Arm, metric_columns
+from rluf_assets.evaluation.metric import compare_metric
+
+LABEL = "label_"
+AA_SCHEMA = {"metric": pl.String, "runs": pl.Int64, "called": pl.Int64, "share": pl.Float64, "low": pl.Float64,
+             "high": pl.Float64, "keeps": pl.Boolean}  # fmt: skip
+
+
+def users_of_logs(replies: pl.LazyFrame, days: int) -> pl.DataFrame:
+    """One row per user of the last so many days: replies, conversations, positives per signal, whether they came back the
+    day after their first one, first_day, and pre_replies and pre_<signal>s before that. Raises DataError without dated replies.
+
+    `pre_loves` is the first signal's, as CUPED expects it.
+    """
+    columns = replies.collect_schema().names()
+    signals = [c for c in columns if c.startswith(LABEL)]
+    day = pl.col("created_at").cast(pl.Date)
+    rows = (
+        replies.select(
+            "user_id", "conversation_id", day=day, **{s.removeprefix(LABEL): pl.col(s) == 1 for s in signals}
+        )
+        .drop_nulls(["user_id", "day"])
+        .collect(engine="streaming")
+    )
+    if rows.is_empty() or not signals:
+        raise DataError(
+            "logs: found no reply with a user, a day and a labelled signal, expected some. Materialise validated_replies of a "
+            "source with times."
+        )
+    last = rows["day"].max()
+    assert last is not None
+    start = last - timedelta(days=days - 1)  # type: ignore[operator]
+    names = [s.removeprefix(LABEL) for s in signals]
+    test, before = rows.filter(pl.col("day") >= start), rows.filter(pl.col("day") < start)
+    users = test.group_by("user_id").agg(
+        replies=pl.len(), conversations=pl.col("conversation_id").n_unique(), first_day=pl.col("day").min(),
+        returned_next_day=(pl.col("day") == pl.col("day").min() + timedelta(days=1)).any(),
+        **{n: pl.col(n).sum() for n in names},
+    )  # fmt: skip
+    pre = before.group_by("user_id").agg(pre_replies=pl.len(), pre_loves=pl.col(names[0]).sum())
+    joined = users.join(pre, on="user_id", how="left").with_columns(pl.col("pre_replies", "pre_loves").fill_null(0))
+    return joined.sort("user_id")
+
+
+def days_needed(first_days: pl.Series, users: int, window: int) -> float | None:
+    """Days until so many different users have come, as they came in the window: later ones at the rate of its last third."""
+    start = first_days.min()
+    if start is None:
+        return None
+    offset = (first_days - start).dt.total_days().to_numpy()
+    seen = np.cumsum(np.bincount(offset, minlength=window))
+    reached = np.flatnonzero(seen >= users)
+    if len(reached):
+        return float(reached[0] + 1)
+    third = max(window // 3, 1)
+    rate = (seen[-1] - seen[-1 - third]) / third if window > third else seen[-1] / window
+    return None if rate <= 0 else float(window + np.ceil((users - seen[-1]) / rate))
+
+
+def aa_test(users: pl.DataFrame, config: ReadoutConfig, *, runs: int, seed: int) -> pl.DataFrame:
+    """One row per metric that the users allow: in how many of so many random splits the readout called a difference.
+
+    keeps: the exact 95% interval of that share reaches down to the level, so nothing speaks for more false calls.
+    """
+    from scipy.stats import binomtest
+
+    metrics = [m for m in config.metrics if metric_columns(users, m)]
+    called = dict.fromkeys((m.name for m in metrics), 0)
+    done = dict.fromkeys((m.name for m in metrics), 0)
+    rng = np.random.default_rng(seed)
+    level = 1 - config.confidence
+    for _ in range(runs):
+        ours = pl.Series(rng.permutation(len(users)) % 2 == 0)
+        arm, base = Arm(users.filter(ours)), Arm(users.filter(~ours))
+        for metric in metrics:
+            row = compare_metric(metric, arm, base, config)
+            if row is not None and min(row["events_control"], row["events_treatment"]) > 0:
+                done[metric.name] += 1
+                called[metric.name] += row["p_value"] < level
+    rows: list[dict[str, Any]] = []
+    for metric in metrics:
+        count, of = called[metric.name], done[metric.name]
+        interval = binomtest(count, of).proportion_ci(0.95, "exact") if of else None
+        rows.append(
+            {"metric": metric.name, "runs": of, "called": count, "share": count / of if of else None,
+             "low": float(interval.low) if interval else None, "high": float(interval.high) if interval else None,
+             "keeps": bool(interval.low <= level) if interval else None}
+        )  # fmt: skip
+    return pl.DataFrame(rows, schema=AA_SCHEMA)
