@@ -73,9 +73,23 @@ def live_folders(lake: Lake) -> set[str]:
         live.add(folder)
         inputs: dict[str, dict[str, Any]] = artifact.manifest.get("spec", {}).get("inputs", {})
         # A reward model's predecessor was compared with it; without it the model is as good.
-        made_from = [entry for name, entry in inputs.items() if name != "previous"]
-        waiting += [found for entry in made_from if (found := read_artifact(entry["uri"])) is not None]
+        made_from = [entry["uri"] for name, entry in inputs.items() if name != "previous"]
+        waiting += [found for uri in made_from if (found := artifact_of(lake, uri)) is not None]
     return live
+
+
+def artifact_of(lake: Lake, uri: str) -> Artifact | None:
+    """The artifact of this lake that an input's address leads to, or into; None for files, and for what is gone.
+
+    By asset, partition and fingerprint, the last parts of the address: a home that was moved still knows its lineage.
+    """
+    filesystem, root = url_to_fs(lake.root)
+    parts = uri.rstrip("/").split("/")
+    for end in range(len(parts), max(2, len(parts) - 3), -1):
+        folder = posixpath.join(root, *parts[end - 3 : end])
+        if filesystem.isdir(folder) and filesystem.exists(posixpath.join(folder, MANIFEST)):
+            return read_artifact(posixpath.join(lake.root, *parts[end - 3 : end]))
+    return None
 
 
 def _in_force(lake: Lake) -> Iterator[Artifact]:

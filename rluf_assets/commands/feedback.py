@@ -52,25 +52,48 @@ def trace(message_id: str, home: Home = DEFAULT_HOME) -> None:
 
 
 @app.command()
-def forget(user_id: str, home: Home = DEFAULT_HOME) -> None:
-    """Remove a user from every stored table, raw included; later ingests leave them out.
+def forget(
+    user_ids: Annotated[list[str] | None, typer.Argument(help="Ids as logged or as stored.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="More ids, one a line.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would go.")] = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Remove users from every stored table, raw included, and all pages and logs made from their rows.
 
-    USER_ID is the id as logged (hashed here with RLUF_USER_SALT, where that is set) or as stored.
+    An id as logged is hashed here with RLUF_USER_SALT, where that is set. Later ingests leave these users out. Killed, the
+    same command completes what it began.
     """
-    from rluf_assets.feedback.forgetting import forget as forget_user
+    from rluf_assets.feedback.forgetting import forget as forget_users
     from rluf_assets.feedback.ingest import stored_ids
 
-    for stored in stored_ids(user_id):
-        found = forget_user(_lake(home), stored)
-        for name, rows in found.rows.items():
-            typer.echo(f"{rows:8} rows removed  {name}")
-        for name in found.trained:
-            typer.echo(f"trained on those rows, materialise it again:  {name}")
-        for name in found.stale:
-            typer.echo(f"made from those rows, materialise it again:  {name}")
+    given = [*(user_ids or []), *(_ids(file) if file else [])]
+    found = forget_users(_lake(home), {one for user in given for one in stored_ids(user)}, home=home, dry_run=dry_run)
+    for name, rows in found.rows.items():
+        typer.echo(f"{rows:8} rows removed  {name}")
+    for name in found.removed:
+        typer.echo(f"removed  {name}")
+    for name in found.trained:
+        typer.echo(f"trained on those rows, materialise it again:  {name}")
+    for name in found.stale:
+        typer.echo(f"made from those rows, materialise it again:  {name}")
+    if found.rows:
         typer.echo(
-            f"{sum(found.rows.values())} rows removed; a tombstone keeps later ingests from bringing {stored} back."
+            f"Now: rluf run --home {home}. It makes again what lost rows or was made from them, the fixed assets too."
         )
+    typer.echo(
+        f"{'Would be: ' if dry_run else ''}{sum(found.rows.values())} rows removed, examples of {found.events} events in "
+        f"Dagster's database blanked; tombstones keep later ingests from bringing {len(given)} users back. "
+        "Your sources are yours to change."
+    )
+
+
+def _ids(file: Path) -> list[str]:
+    from rluf_assets.errors import ConfigError
+
+    try:
+        return [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: expected a text file of user ids, one a line, found: {error}.") from error
 
 
 @app.command("data-docs")

@@ -1,55 +1,132 @@
-"""Forget a user: their rows leave every stored table, raw included, and later ingests leave them out.
+"""Forget users: their rows leave every stored table, raw included, and all that shows texts is removed or named.
 
-A tombstone (a keyed hash of the stored id, in `tombstones.json` at the lake's root) is written first, so that a run
-that was killed is finished by repeating it. Tables are rewritten one by one and their manifests hashed anew; what was
-trained on the user's rows is named, and the next materialisation rebuilds it, because its inputs' content changed.
+Tombstones (keyed hashes of the stored ids, `tombstones.json` at the lake's root) are written first, so that later ingests
+leave the users out; then a journal of what is theirs, so that a run that was killed is finished by repeating it. Rows are
+known by exact fields. Pages, resume state and logs of what was made from their rows go; models are named. The sources
+themselves are not ours to change.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import posixpath
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from rluf_assets.lake import MANIFEST, Lake, content_hash, read_json, write_json
+from rluf_assets.errors import DataError
+from rluf_assets.feedback.instance_events import blank_examples
+from rluf_assets.lake import MANIFEST, SCRATCH, Lake, content_hash, read_json, write_json
 
-TOMBSTONES = "tombstones.json"
-# Columns that name one of the user's messages or conversations.
-_MESSAGE_IDS, _CONVERSATION_IDS = ("message_id", "prompt_id"), ("conversation_id",)
+TOMBSTONES, JOURNAL = "tombstones.json", "forgetting.json"
+# Columns that name one of the user's messages; a fixed prompt is named by the reply that it had.
+_MESSAGE_IDS = ("message_id", "prompt_id", "parent_id")
 
 
 @dataclass
 class Forgotten:
-    """Rows removed per table, and the artifacts that were made from them and are to be materialised again."""
+    """Rows removed per table, other things removed, and the artifacts made from those rows, to be made again."""
 
     rows: dict[str, int] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
+    events: int = 0
     trained: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
 
 
-def forget(lake: Lake, user_id: str) -> Forgotten:
-    """Remove the user with this stored (hashed) id from the lake, a local folder; safe to repeat."""
+@dataclass
+class _Theirs:
+    """What belongs to the users: messages by (conversation, id), ids alone, conversations of nobody else and shared ones."""
+
+    users: set[str]
+    messages: set[tuple[str, str]] = field(default_factory=set)
+    ids: set[str] = field(default_factory=set)
+    ids_of_others: set[str] = field(default_factory=set)
+    own: set[str] = field(default_factory=set)
+    shared: set[str] = field(default_factory=set)
+
+    def names(self, row: dict[str, Any]) -> bool:
+        """Whether a record, as JSON has it, is theirs."""
+        user, conversation = _text(row.get("user_id")), _text(row.get("conversation_id"))
+        if user in self.users or conversation in self.own:
+            return True
+        found = [_text(row[name]) for name in _MESSAGE_IDS if row.get(name) is not None]
+        if conversation is not None:
+            return any((conversation, one) in self.messages for one in found)
+        return any(one in self.ids and (user is None or one not in self.ids_of_others) for one in found)
+
+    def expression(self, schema: pl.Schema) -> pl.Expr | None:
+        """The same for a table's rows; None where the table names nobody."""
+        text = {name for name, dtype in schema.items() if dtype == pl.String}
+        checks = [pl.col("user_id").is_in(self.users)] if "user_id" in text else []
+        known = [name for name in _MESSAGE_IDS if name in text]
+        if "conversation_id" in text:
+            # In a table of single messages another user's row of a shared conversation is theirs; a context holds both.
+            whole = self.own | (self.shared if any(dtype.is_nested() for dtype in schema.values()) else set())
+            checks.append(pl.col("conversation_id").is_in(whole))
+            pairs = [f"{conversation}\x1f{one}" for conversation, one in self.messages]
+            checks += [pl.concat_str("conversation_id", name, separator="\x1f").is_in(pairs) for name in known]
+        else:
+            alone = self.ids - self.ids_of_others if "user_id" in text else self.ids
+            checks += [pl.col(name).is_in(alone) for name in known]
+        if "defect" in schema and "row" in text:  # the quarantine holds rows as JSON
+            checks.append(pl.col("row").map_batches(self._quoted, return_dtype=pl.Boolean, is_elementwise=True))
+        return pl.any_horizontal(check.fill_null(False) for check in checks) if checks else None
+
+    def _quoted(self, rows: pl.Series) -> pl.Series:
+        return pl.Series([self.names(_record(row)) for row in rows], dtype=pl.Boolean)
+
+
+def forget(
+    lake: Lake, user_ids: str | Collection[str], *, home: Path | None = None, dry_run: bool = False
+) -> Forgotten:
+    """Remove the users with these stored (hashed) ids from the lake, a local folder, and its home; safe to repeat.
+
+    `dry_run` changes nothing and tells the same. Raises DataError for an empty id, and where a job is at work on a table
+    of theirs.
+    """
+    users = {user_ids} if isinstance(user_ids, str) else set(user_ids)
+    if not users or not all(one.strip() for one in users):
+        raise DataError("forget: an empty user id. Give the id as logged or as stored.")
     root = Path(lake.root)
-    _bury(lake.root, user_id)
-    tables = [path for path in sorted(root.rglob("*.parquet")) if _artifact_of(path, root) is not None]
-    messages, conversations = _theirs(tables, user_id)
-    found, touched = Forgotten(), set()
-    for path in tables:
-        removed = _rewrite(path, user_id, messages, conversations)
-        if removed:
-            folder = _artifact_of(path, root)
-            assert folder is not None
-            found.rows[str(path.relative_to(root))] = removed
-            _count_out(folder, path.stem, removed)
-            touched.add(folder)
+    if not dry_run:
+        write_json(
+            posixpath.join(lake.root, TOMBSTONES), sorted(_buried(lake.root) | {_tombstone(one) for one in users})
+        )
+    theirs, held = _look(root, users)
+    found = Forgotten()
+    tables = {path: n for path in _tables(root) if (n := _count(path, theirs))}
+    found.rows = {str(path.relative_to(root)): n for path, n in tables.items()}
+    touched = held | {folder for path in tables if (folder := _folder_of(path, root)) is not None}
+    if not touched:
+        return found
+    descendants = _descendants(root, touched)
+    for folder in sorted(descendants):
+        models = any((root / folder).rglob("*.safetensors"))
+        (found.trained if models else found.stale).append(folder)
+    going = list(_shown(root, touched | descendants, home))
+    found.removed = [str(path.relative_to(home or root.parent)) for path in going]
+    if dry_run:
+        found.events = blank_examples(home, dry_run=True) if home else 0
+        return found
     for folder in touched:
-        _hash_anew(folder)
-    _name_descendants(root, touched, found)
+        _not_at_work(root / folder)
+    _write_journal(root, theirs, touched | descendants)
+    for path, n in tables.items():
+        _rewrite(path, theirs)
+        _count_out(path, root, n)
+    for folder in touched:
+        _settle(root / folder)
+    for path in going:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    found.events = blank_examples(home, dry_run=False) if home else 0
+    (root / JOURNAL).unlink()
     return found
 
 
@@ -77,59 +154,124 @@ def _buried(root: str) -> set[str]:
         return set()
 
 
-def _bury(root: str, user_id: str) -> None:
-    write_json(posixpath.join(root, TOMBSTONES), sorted(_buried(root) | {_tombstone(user_id)}))
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
-def _artifact_of(path: Path, root: Path) -> Path | None:
-    """The published folder that a file is in."""
-    return next(
-        (one for one in path.parents if one != root and root in one.parents and (one / MANIFEST).exists()), None
+def _record(row: str | None) -> dict[str, Any]:
+    try:
+        value = json.loads(row or "{}")
+    except json.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _tables(root: Path) -> list[Path]:
+    """Tables of all artifacts, in force or not, finished or not: Parquet and JSON lines."""
+    found = [path for kind in ("*.parquet", "*.jsonl") for path in root.glob(f"*/*/*/**/{kind}")]
+    return sorted(path for path in found if path.name != "progress.jsonl" and path.is_file())
+
+
+def _folder_of(path: Path, root: Path) -> str | None:
+    """Asset, partition and fingerprint: the artifact's name, wherever the lake lies."""
+    parts = path.relative_to(root).parts
+    return "/".join(parts[:3]) if len(parts) > 3 else None
+
+
+def _look(root: Path, users: set[str]) -> tuple[_Theirs, set[str]]:
+    """What is theirs, by what the tables say and by the journal of a run that did not end."""
+    theirs, held = _Theirs(users), set[str]()
+    if (root / JOURNAL).exists():
+        before = read_json(str(root / JOURNAL))
+        theirs.users |= set(before["users"])
+        theirs.messages |= {(conversation, one) for conversation, one in before["messages"]}
+        theirs.own, theirs.shared, held = set(before["own"]), set(before["shared"]), set(before["folders"])
+    conversations, of_others = set[str](), set[str]()
+    for path in _tables(root):
+        frame = _messages_of(path)
+        if frame is None:
+            continue
+        mine = frame.filter(pl.col("user_id").is_in(theirs.users)).unique().collect()
+        theirs.messages |= {(str(a), str(b)) for a, b in mine.select("conversation_id", "message_id").iter_rows()}
+        conversations |= set(mine["conversation_id"].drop_nulls())
+    for path in _tables(root) if conversations | theirs.own | theirs.shared else []:
+        frame = _messages_of(path)
+        if frame is None:
+            continue
+        others = frame.filter(~pl.col("user_id").is_in(theirs.users))
+        of_others |= set(others.select("conversation_id").unique().collect()["conversation_id"].drop_nulls())
+        ids = [one for _, one in theirs.messages]
+        same = others.filter(pl.col("message_id").is_in(ids)).select("message_id").unique()
+        theirs.ids_of_others |= set(same.collect()["message_id"])
+    theirs.own |= conversations - of_others
+    theirs.shared |= conversations & of_others
+    theirs.ids = {one for _, one in theirs.messages}
+    return theirs, held
+
+
+def _messages_of(path: Path) -> pl.LazyFrame | None:
+    """Conversation, id and user of a table that says whose its messages are (a reaction's user need not be), or None."""
+    columns = ["conversation_id", "message_id", "user_id"]
+    if path.suffix == ".jsonl":
+        records = [row for row in _lines(path) if row.get("user_id") is not None and row.get("message_id") is not None]
+        rows = [[_text(row.get(name)) for name in columns] for row in records if "signal" not in row]
+        return pl.LazyFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row") if rows else None
+    schema = pl.read_parquet_schema(path)
+    if "defect" in schema and "row" in schema:
+        records = [_record(row) for row in pl.read_parquet(path, columns=["row"])["row"]]
+        rows = [[_text(row.get(name)) for name in columns] for row in records if "signal" not in row]
+        rows = [row for row in rows if row[2] is not None]
+        return pl.LazyFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row") if rows else None
+    if "signal" in schema or not set(columns) <= set(schema):
+        return None
+    return pl.scan_parquet(path).select(columns).filter(pl.col("user_id").is_not_null())
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        yield from (_record(line) for line in stream)
+
+
+def _count(path: Path, theirs: _Theirs) -> int:
+    if path.suffix == ".jsonl":
+        return sum(theirs.names(row) for row in _lines(path))
+    check = theirs.expression(pl.Schema(pl.read_parquet_schema(path)))
+    return (
+        0 if check is None else int(pl.scan_parquet(path).select(check.sum()).collect(engine="streaming").item() or 0)
     )
 
 
-def _theirs(tables: list[Path], user_id: str) -> tuple[list[str], list[str]]:
-    """Ids of the user's messages and conversations, wherever a table says whose they are."""
-    found: dict[str, set[str]] = {"message_id": set(), "conversation_id": set()}
-    for path in tables:
-        frame = pl.scan_parquet(path)
-        names = frame.collect_schema().names()
-        # A reaction's user need not be the message's own.
-        if "user_id" in names and "signal" not in names:
-            mine = frame.filter(pl.col("user_id") == user_id)
-            for column in set(names) & set(found):
-                found[column] |= set(mine.select(pl.col(column).unique()).collect()[column].drop_nulls())
-    return sorted(found["message_id"]), sorted(found["conversation_id"])
+def _rewrite(path: Path, theirs: _Theirs) -> None:
+    """Rewrite the table without their rows, whole or not at all."""
+    new = path.with_name(f"{path.name}.forgetting")
+    if path.suffix == ".jsonl":
+        with path.open(encoding="utf-8", errors="replace") as old, new.open("w", encoding="utf-8") as stream:
+            stream.writelines(line for line in old if not theirs.names(_record(line)))
+    else:
+        check = theirs.expression(pl.Schema(pl.read_parquet_schema(path)))
+        assert check is not None
+        pl.scan_parquet(path).filter(~check).sink_parquet(new, maintain_order=True)
+    os.replace(new, path)
 
 
-def _rewrite(path: Path, user_id: str, messages: list[str], conversations: list[str]) -> int:
-    """Rewrite the table without the user's rows, whole or not at all; gives how many there were."""
-    schema = pl.scan_parquet(path).collect_schema()
-    checks = [pl.col("user_id") == user_id] if schema.get("user_id") == pl.String else []
-    for columns, ids in ((_MESSAGE_IDS, messages), (_CONVERSATION_IDS, conversations)):
-        checks += [pl.col(name).is_in(ids) for name in columns if ids and schema.get(name) == pl.String]
-    if "defect" in schema and schema.get("row") == pl.String:  # the quarantine holds rows as JSON
-        checks.append(pl.col("row").str.contains_any([f'"{one}"' for one in (user_id, *messages, *conversations)]))
-    if not checks:
-        return 0
-    theirs = pl.any_horizontal(check.fill_null(False) for check in checks)
-    removed = int(pl.scan_parquet(path).select(theirs.sum()).collect(engine="streaming").item() or 0)
-    if removed:
-        new = path.with_suffix(".forgetting")
-        pl.scan_parquet(path).filter(~theirs).sink_parquet(new, maintain_order=True)
-        os.replace(new, path)
-    return removed
+def _count_out(path: Path, root: Path, removed: int) -> None:
+    manifest = root / (_folder_of(path, root) or "") / MANIFEST
+    if not manifest.exists():
+        return
+    told = read_json(str(manifest))
+    if path.stem in told["rows"]:
+        told["rows"][path.stem] -= removed
+    told["forgotten_rows"] = told.get("forgotten_rows", 0) + removed
+    write_json(str(manifest), told)
 
 
-def _count_out(folder: Path, table: str, removed: int) -> None:
-    manifest = read_json(str(folder / MANIFEST))
-    if table in manifest["rows"]:
-        manifest["rows"][table] -= removed
-    manifest["forgotten_rows"] = manifest.get("forgotten_rows", 0) + removed
-    write_json(str(folder / MANIFEST), manifest)
-
-
-def _hash_anew(folder: Path) -> None:
+def _settle(folder: Path) -> None:
+    """Hash a finished artifact anew; what a job left unfinished goes whole: its inputs have changed, nobody resumes it."""
+    if not (folder / MANIFEST).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for partial in folder.rglob("*.forgetting"):
+        partial.unlink()
     manifest = read_json(str(folder / MANIFEST))
     manifest["content_hash"] = content_hash(str(folder))
     write_json(str(folder / MANIFEST), manifest)
@@ -138,32 +280,56 @@ def _hash_anew(folder: Path) -> None:
         write_json(str(pointer), {"folder": folder.name, "content_hash": manifest["content_hash"]})
 
 
-def _name_descendants(root: Path, touched: set[Path], found: Forgotten) -> None:
-    """Follow the inputs in the manifests from the tables that held the user's rows, through what was made of them."""
-    inputs = {path.parent: _inputs(path) for path in sorted(root.rglob(MANIFEST))}
+def _not_at_work(folder: Path) -> None:
+    from filelock import FileLock, Timeout
+
+    if (folder / MANIFEST).exists() or not folder.exists():
+        return
+    try:
+        FileLock(f"{folder}.lock").acquire(timeout=0).lock.release()
+    except Timeout:
+        raise DataError(f"{folder}: a job is at work there. Let it end, or end it, and forget again.") from None
+
+
+def _write_journal(root: Path, theirs: _Theirs, folders: set[str]) -> None:
+    told = {"users": sorted(theirs.users), "messages": sorted(theirs.messages), "own": sorted(theirs.own),
+            "shared": sorted(theirs.shared), "folders": sorted(folders)}  # fmt: skip
+    write_json(str(root / JOURNAL), told)
+
+
+def _descendants(root: Path, touched: set[str]) -> set[str]:
+    """What was made, through any number of steps, from the artifacts that held their rows, and names no user itself.
+
+    By asset, partition and fingerprint, the last parts of an input's address: a home that was moved knows its lineage.
+    """
+    manifests = [path.parent for path in root.glob(f"*/*/*/{MANIFEST}")]
+    inputs = {str(folder.relative_to(root)): _inputs(folder) for folder in manifests}
     held = set(touched)
-    while True:
-        new = {folder for folder, read in inputs.items() if folder not in held and not _has_ids(folder) and read & held}
-        if not new:
-            break
+    while new := {one for one, read in inputs.items() if one not in held and read & held and not _has_ids(root / one)}:
         held |= new
-    for folder in sorted(held - touched):
-        models = any(folder.rglob("*.safetensors"))
-        (found.trained if models else found.stale).append(str(folder.relative_to(root)))
+    return held - touched
 
 
-def _inputs(manifest: Path) -> set[Path]:
-    read = read_json(str(manifest)).get("spec", {}).get("inputs", {})
-    uris = {Path(one["uri"]) for one in read.values()}
-    return uris | {parent for uri in uris for parent in uri.parents}
+def _inputs(folder: Path) -> set[str]:
+    uris = [str(one["uri"]) for one in read_json(str(folder / MANIFEST)).get("spec", {}).get("inputs", {}).values()]
+    parts = [uri.rstrip("/").split("/") for uri in uris]
+    return {"/".join(one[end - 3 : end]) for one in parts for end in range(3, len(one) + 1)}
 
 
 def _has_ids(folder: Path) -> bool:
-    """Whether the artifact is tables that say whose rows they are: then, untouched, it holds none of the user's."""
-    known = {"user_id", *_MESSAGE_IDS}
-    return not any(folder.rglob("*.safetensors")) and any(known & set(names) for names in _columns(folder))
+    """Whether the artifact is tables that say whose rows they are: then, untouched, it holds none of theirs."""
+    if any(folder.rglob("*.safetensors")):
+        return False
+    return any({"user_id", *_MESSAGE_IDS} & set(pl.read_parquet_schema(path)) for path in folder.rglob("*.parquet"))
 
 
-def _columns(folder: Path) -> Iterator[list[str]]:
-    for path in folder.rglob("*.parquet"):
-        yield pl.scan_parquet(path).collect_schema().names()
+def _shown(root: Path, folders: set[str], home: Path | None) -> Iterator[Path]:
+    """Pages, resume state and logs of these artifacts, and the home's reports and run logs."""
+    for folder in sorted(folders):
+        yield from sorted((root / folder).glob("*.html"))
+        yield from (root / folder / name for name in SCRATCH if (root / folder / name).is_dir())
+    if home is not None:
+        pages = home / "reports" / "data-docs"
+        yield from [pages] if pages.is_dir() else []
+        yield from sorted(path for path in (home / "reports").glob("*.html"))
+        yield from sorted((home / "dagster" / "storage").glob("*/compute_logs"))

@@ -44,6 +44,57 @@ def test_gc_removes_only_what_nothing_live_was_made_from(lake: Lake) -> None:
     assert find_waste(lake) == []
 
 
+def test_gc_knows_the_lineage_of_a_home_that_was_moved(tmp_path: Path, lake: Lake) -> None:
+    old = make(lake, "signal_set", "old")
+    model = make(lake, "p_love", "model", {"signal_set": old})
+    lake.set_current("p_love", None, model)
+    (tmp_path / "elsewhere").mkdir()
+    Path(lake.root).rename(tmp_path / "elsewhere" / "lake")
+    moved = Lake(str(tmp_path / "elsewhere" / "lake"))
+    assert {Path(folder).name for folder in live_folders(moved)} == {"old", "model"}
+    assert [entry.reason for entry in find_waste(moved)] == []
+
+
+def test_gc_works_where_the_logs_are_files_of_ones_own(tmp_path: Path) -> None:
+    """Its inputs are files, globs and addresses, which are no artifacts (case 48 of the fault cases)."""
+    (tmp_path / "2026-05-03").mkdir()
+    rows = (
+        "conversation_id,message_id,turn_index,role,content,user_id,created_at\nc,m,0,user,hi,u,2026-05-03T10:00:00Z\n"
+    )
+    (tmp_path / "2026-05-03" / "messages.csv").write_text(rows)
+    (tmp_path / "rluf.yaml").write_text(SETTINGS_48)
+    done = run_rluf("ingest", "--format", "canonical", "--source", f"{tmp_path}/{{day}}/messages.csv",
+                    "--day", "2026-05-03", "--home", str(tmp_path))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    gc = run_rluf("gc", "--dry-run", "--home", str(tmp_path))
+    assert gc.returncode == 0 and "0 folders" in gc.stdout, gc.stderr
+    lake = Lake(str(tmp_path / "lake"))
+    for uri in (
+        f"{tmp_path}/2026-05-03/messages.csv",
+        f"{tmp_path}/*/messages.csv",
+        "s3://bucket/a/b/c.parquet",
+        "x",
+        "",
+    ):
+        artifact = make(lake, "raw_reactions", "f" + str(len(uri)), {"files": Artifact(uri, {})})
+        lake.set_current("raw_reactions", None, artifact)
+        assert artifact.uri in live_folders(lake)
+
+
+SETTINGS_48 = """profile: real
+seed: 0
+production:
+  kind: logged
+  first_day: 2026-05-03
+  days: 1
+  log_format: canonical
+  messages: "{day}/messages.csv"
+  reactions: "{day}/reactions.jsonl"
+  preferences: {helpfulness: none.jsonl, safety: none.jsonl}
+validated_replies: {exposure: all_shown}
+"""
+
+
 def test_gc_takes_checkpoints_of_finished_jobs_and_week_old_ruins_only(lake: Lake) -> None:
     current = make(lake, "p_love", "current")
     lake.set_current("p_love", None, current)
