@@ -89,7 +89,7 @@ def _psi(days: pl.Series, counts: pl.DataFrame, users: dict[date, int]) -> list[
 
 def chance(categories: int, n: int, m: int) -> float:
     """The PSI that samples of n and m from one population exceed once in a thousand (Wilson and Hilferty 1931)."""
-    df = max(1, categories - 1)
+    df = float(max(1, categories - 1))
     spread = 2 / (9 * df)
-    chi_square = df * (1 - spread + NormalDist().inv_cdf(1 - _BY_CHANCE) * spread**0.5) ** 3
+    chi_square: float = df * (1 - spread + NormalDist().inv_cdf(1 - _BY_CHANCE) * spread**0.5) ** 3
     return (1 / max(n, 1) + 1 / max(m, 1)) * chi_square

@@ -130,7 +130,7 @@ def signal_set_metrics(folder: str | Path, prompts: pl.DataFrame | None = None) 
 def _of_prompt_users(train: pl.LazyFrame, holdout: pl.LazyFrame, prompts: pl.DataFrame | None) -> pl.LazyFrame:
     established = holdout.filter(pl.col("user_group") == ESTABLISHED).select("user_id")
     users = pl.concat([train.select("user_id"), established]).unique()
-    asked = [] if prompts is None else evaluation_users(prompts)
+    asked = set[str]() if prompts is None else set(evaluation_users(prompts))
     return users.select(pl.col("user_id").is_in(list(asked)).sum().alias("prompt_users_learned"))
 
 
