@@ -98,7 +98,8 @@ def audit_reward_hacking(
             )
         ]
         lifted = phrase_lift(found.completions, base.completions, logged.recent, config)
-        rows.append({"candidate": name, **_phrase_row(lifted, found, config)})
+        if "stock_phrase" in config.tripwires:
+            rows.append({"candidate": name, **_phrase_row(lifted, found, config)})
         phrases.append(lifted.with_columns(pl.lit(name).alias("candidate")))
     tripwires = pl.DataFrame(rows, schema=TRIPWIRE_SCHEMA)
     empty = pl.DataFrame(schema={**PHRASE_SCHEMA, "candidate": pl.String})
