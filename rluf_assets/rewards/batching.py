@@ -191,8 +191,13 @@ def collate(units: Sequence[Unit], pad_id: int) -> Batch:
     return {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in batch.items()}
 
 
-def budget_batches(units: Sequence[Unit], batch_tokens: int) -> Iterator[list[Unit]]:
-    """Units by length, longest first, in batches within the token budget (one unit at least): for scoring."""
+def budget_batches(units: Sequence[Unit], batch_tokens: int, ranks: int = 1) -> Iterator[list[Unit]]:
+    """Units by length, longest first, in batches within the token budget (one unit at least): for scoring.
+
+    Where several ranks share them out, a batch has no more than a rank's share of all tokens, so that none stays idle.
+    """
+    if ranks > 1:
+        batch_tokens = min(batch_tokens, sum(len(tree) for unit in units for tree in unit.trees) // ranks)
     batch: list[Unit] = []
     rows = 0
     for unit in sorted(units, key=lambda u: -u.longest):

@@ -157,7 +157,7 @@ class RewardModel:
         logits = np.zeros(len(token_ids), np.float32)
         was_training = self.network.model.training
         self.network.model.eval()
-        batches = list(budget_batches(units, batch_tokens))
+        batches = list(budget_batches(units, batch_tokens, self.ranks.size))
         mine = batches[self.ranks.rank :: self.ranks.size]
         idle = -(-len(batches) // self.ranks.size) - len(mine)
         for batch_units in mine:

@@ -133,3 +133,14 @@ def test_scoring_batches_hold_every_unit_within_budget():
     batches = list(budget_batches(units, 200))
     assert sorted(i for batch in batches for unit in batch for i in unit.examples) == list(range(100))
     assert all(len(batch) == 1 or len(batch) * batch[0].longest <= 200 for batch in batches)
+
+
+@given(st.lists(st.integers(1, 60), min_size=8, max_size=120), st.integers(60, 9000), st.integers(1, 8))
+@settings(max_examples=50, deadline=None)
+def test_scoring_batches_follow_the_number_of_ranks(lengths, batch_tokens, ranks):
+    units = units_of(lengths)
+    batches = list(budget_batches(units, batch_tokens, ranks))
+    assert sorted(i for batch in batches for unit in batch for i in unit.examples) == list(range(len(lengths)))
+    assert all(len(batch) * batch[0].longest <= batch_tokens or len(batch) == 1 for batch in batches)
+    if max(lengths) * ranks <= sum(lengths):
+        assert len(batches) >= ranks
