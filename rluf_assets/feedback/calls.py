@@ -38,6 +38,7 @@ SCORE = {**REACTIONS, "reacted_at": pl.String, "updated_at": pl.String}
 def rows_of(lines: pl.LazyFrame, read: Callable[[Any], list[Row]], schema: dict[str, Any]) -> pl.LazyFrame:
     """One row per dict that `read` makes of each JSON line; missing keys are null."""
     dtype, ledger = pl.List(pl.Struct(schema)), ledger_in_use()
+    texts_of = {name: one == pl.String for name, one in schema.items()}
 
     def parse(records: pl.Series) -> pl.Series:
         numbers, texts = records.struct.field("record"), records.struct.field("line")
@@ -45,7 +46,7 @@ def rows_of(lines: pl.LazyFrame, read: Callable[[Any], list[Row]], schema: dict[
         for number, text in zip(numbers, texts, strict=True):
             record = _loaded(text)
             rows = read(record)
-            found.append([{name: row.get(name) for name in schema} for row in rows])
+            found.append([{name: _scalar(row.get(name), texts_of[name]) for name in schema} for row in rows])
             if ledger is not None:
                 ledger.note(number, record, len(rows))
         return pl.Series("row", found, dtype=dtype, strict=False)
@@ -126,6 +127,13 @@ def scored(name: str, value: float | str | None, layout: MessagesLayout, **facts
          "value": None if on is None else int(on)}
         for signal, on in set_by_signal.items()
     ]  # fmt: skip
+
+
+def _scalar(value: Any, text: bool) -> Any:
+    """What goes into a column: a number where text belongs as text; what is no single value there says nothing."""
+    if not text or value is None or isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _loaded(text: str) -> Any:

@@ -66,7 +66,7 @@ def _chat(record: dict[str, Any]) -> tuple[str | None, str | None, dict[str, Any
     meta, chat = _dict(record.get("meta")), _dict(outer.get("chat"))
     if not chat and ("history" in outer or "messages" in outer):  # the page's own download of one chat
         chat = outer
-    chat_id = (meta.get("chat_id") if _is_feedback(record) else None) or outer.get("id") or chat.get("id")
+    chat_id: Any = (meta.get("chat_id") if _is_feedback(record) else None) or outer.get("id") or chat.get("id")
     return chat_id, outer.get("user_id") or record.get("user_id"), chat
 
 
@@ -78,12 +78,16 @@ def _tree(record: dict[str, Any]) -> Tree:
     """Messages by id; a chat without a history has its messages in a row."""
     chat = _chat(record)[2]
     found = _dict(_dict(chat.get("history")).get("messages"))
-    tree: Tree = {str(name): {**node, "id": str(name)} for name, node in found.items() if isinstance(node, dict)}
+    tree: Tree = {
+        str(name): {**node, "id": str(name), "parentId": _name(node.get("parentId"))}
+        for name, node in found.items() if isinstance(node, dict)
+    }  # fmt: skip
     if not tree:
-        before = None
-        for place, message in enumerate(one for one in chat.get("messages") or [] if isinstance(one, dict)):
+        before, listed = None, chat.get("messages")
+        said = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+        for place, message in enumerate(said):
             name = str(message.get("id") or f"{_chat(record)[0]}/{place}")
-            tree[name] = {"parentId": before, **message, "id": name}
+            tree[name] = {**message, "id": name, "parentId": _name(message.get("parentId", before))}
             before = name
     return tree
 
@@ -133,7 +137,7 @@ def _text(node: Node, *, folded: bool = False) -> str | None:
 
 
 def _rated_id(record: dict[str, Any]) -> str | None:
-    return _dict(record.get("meta")).get("message_id") if _is_feedback(record) else None
+    return _name(_dict(record.get("meta")).get("message_id")) if _is_feedback(record) else None
 
 
 def _ratings(record: Any) -> list[Row]:
@@ -235,6 +239,11 @@ def _side(node: Node, rated: Row | None) -> list[dict[str, Any]]:
 def _dict(value: Any) -> dict[str, Any]:
     found = parsed(value)
     return found if isinstance(found, dict) else {}
+
+
+def _name(value: Any) -> str | None:
+    """An id: text, or a number as text."""
+    return str(value) if isinstance(value, str | int) else None
 
 
 def _whole(rating: Any) -> int | None:

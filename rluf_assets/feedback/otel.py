@@ -57,21 +57,32 @@ def otel_evaluations(lines: pl.LazyFrame, layout: MessagesLayout, where: str) ->
 
 def _records(line: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Spans and log records with plain `attributes`, whether one per line or nested as in OTLP."""
+    if not isinstance(line, dict):
+        return
     for outer, scope, inner in (("resourceSpans", "scopeSpans", "spans"), ("resourceLogs", "scopeLogs", "logRecords")):
-        for resource in line.get(outer) or []:
-            for group in resource.get(scope) or []:
-                for record in group.get(inner) or []:
-                    shared = _plain((resource.get("resource") or {}).get("attributes"))
+        for resource in _dicts(line.get(outer)):
+            for group in _dicts(resource.get(scope)):
+                for record in _dicts(group.get(inner)):
+                    shared = _plain(_dict(resource.get("resource")).get("attributes"))
                     yield {**record, "attributes": {**shared, **_plain(record.get("attributes"))}}
     if "resourceSpans" not in line and "resourceLogs" not in line:
         yield {**line, "attributes": _plain(line.get("attributes"))}
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    found = parsed(value)
+    return found if isinstance(found, dict) else {}
 
 
 def _plain(attributes: Any) -> dict[str, Any]:
     """Attributes as a flat mapping; OTLP writes them as a list of {key, value: {stringValue: ...}}."""
     attributes = parsed(attributes)
     if isinstance(attributes, list):
-        return {one["key"]: _value(one.get("value")) for one in attributes if isinstance(one, dict) and "key" in one}
+        return {str(one["key"]): _value(one.get("value")) for one in _dicts(attributes) if "key" in one}
     return dict(attributes) if isinstance(attributes, dict) else {}
 
 
@@ -80,10 +91,10 @@ def _value(value: Any) -> Any:
         return value
     kind, inner = next(iter(value.items()))
     if kind == "arrayValue":
-        return [_value(one) for one in inner.get("values", [])]
+        return [_value(one) for one in _dict(inner).get("values") or []]
     if kind == "kvlistValue":
-        return _plain(inner.get("values", []))
-    return float(inner) if kind in ("intValue", "doubleValue") else inner
+        return _plain(_dict(inner).get("values"))
+    return _number(inner) if kind in ("intValue", "doubleValue") else inner
 
 
 def _call(record: dict[str, Any]) -> list[Row]:
@@ -92,7 +103,7 @@ def _call(record: dict[str, Any]) -> list[Row]:
     name = _name(record)
     messages, reply = _current(attributes)
     if reply is None:
-        messages, reply = _older(attributes, record.get("events") or [])
+        messages, reply = _older(attributes, _dicts(record.get("events")))
     speaks = bool(messages) or reply is not None
     if name == _EVALUATION or not (speaks or _is_span(record)):
         return []
@@ -140,7 +151,7 @@ def _older(attributes: dict[str, Any], events: list[Any]) -> tuple[list[Message]
     ]
     turns: list[dict[str, Any]] = []
     for event in events:
-        said = {**_plain(event.get("attributes")), **(parsed(event.get("body")) or {})}
+        said = {**_plain(event.get("attributes")), **_dict(event.get("body"))}
         match event.get("name"):
             case "gen_ai.content.prompt":
                 asked = said.get("gen_ai.prompt")
@@ -156,7 +167,7 @@ def _older(attributes: dict[str, Any], events: list[Any]) -> tuple[list[Message]
 def _evaluation(record: dict[str, Any], layout: MessagesLayout) -> list[Row]:
     attributes = record["attributes"]
     events = [(_name(record), attributes, record)]
-    for one in record.get("events") or []:  # the event may stand on the span itself
+    for one in _dicts(record.get("events")):  # the event may stand on the span itself
         events.append((one.get("name"), _plain(one.get("attributes")), {**record, **one}))
     rows = []
     for event, said, place in events:
@@ -165,7 +176,7 @@ def _evaluation(record: dict[str, Any], layout: MessagesLayout) -> list[Row]:
         span, response = _context(place, "span_id", "spanId"), said.get("gen_ai.response.id")
         value, label = said.get("gen_ai.evaluation.score.value"), said.get("gen_ai.evaluation.score.label")
         rows += scored(
-            str(said.get("gen_ai.evaluation.name")), float(value) if value is not None else label, layout,
+            str(said.get("gen_ai.evaluation.name")), _number(value) if value is not None else label, layout,
             id=f"{response or span}/{said.get('gen_ai.evaluation.name')}/{_at(place)}", at=_at(place),
             message_id=response, span_id=span, user_id=_first(said, *_USERS), source="otel",
             conversation_id=_first(said, *_CONVERSATIONS),
@@ -184,7 +195,14 @@ def _at(record: dict[str, Any]) -> Any:
 
 def _context(record: dict[str, Any], *names: str) -> Any:
     """Trace and span ids stand on the record, or (console exporter) in its `context`."""
-    return _first(record, *names) or _first(record.get("context") or {}, *names)
+    return _first(record, *names) or _first(_dict(record.get("context")), *names)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _first(found: dict[str, Any], *names: str) -> Any:

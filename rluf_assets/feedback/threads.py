@@ -14,7 +14,7 @@ from rluf_assets.feedback.turns import Turn, in_time
 
 _ROOT = -1
 # Of messages with the same text, so many of the latest are looked at.
-_ALIKE = 64
+_ALIKE = 32
 
 
 class Thread:

@@ -133,7 +133,7 @@ def _is_score(get: Any) -> bool:
 def _run(record: Any) -> list[Row]:
     if not isinstance(record, dict) or not (record.get("run_type") or "inputs" in record or "outputs" in record):
         return []
-    metadata = _metadata((parsed(record.get("extra")) or {}).get("metadata")) or _metadata(record.get("metadata"))
+    metadata = _metadata(_metadata(record.get("extra")).get("metadata")) or _metadata(record.get("metadata"))
     parent = _parent_run(record)
     thread = next((metadata[key] for key in ("session_id", "thread_id", "conversation_id") if metadata.get(key)), None)
     return [
@@ -162,7 +162,7 @@ def _parent_run(record: dict[str, Any]) -> str | None:
 def _feedback(record: Any, layout: MessagesLayout) -> list[Row]:
     if not isinstance(record, dict) or record.get("key") is None or record.get("run_type"):
         return []
-    source = parsed(record.get("feedback_source")) or {}
+    source = _metadata(record.get("feedback_source"))
     kind = str(source.get("type") or "api").lower()
     run, trace, session = (record.get(name) for name in ("run_id", "trace_id", "session_id"))
     whole = "session:" if not run and not trace else ""

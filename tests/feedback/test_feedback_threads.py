@@ -9,9 +9,12 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rluf_assets.errors import DataError
-from rluf_assets.feedback.config import IngestConfig
+from rluf_assets.feedback.adapters import ADAPTERS
+from rluf_assets.feedback.config import IngestConfig, MessagesLayout
 from rluf_assets.feedback.ingest import read_table
 from tests.feedback.logs import paths, validated
 
@@ -280,3 +283,25 @@ def test_spans_whose_parents_lead_in_a_circle_are_read(tmp_path: Path) -> None:
     b = _call(1, [], None, traceId="t", parentObservationId="o0", type="SPAN")
     made = paths(read("langfuse", "messages", _log(tmp_path / "log.jsonl", a, b)))
     assert list(made.values()) == [["hi", "Hello."]]
+
+
+_NAMES = ["id", "trace_id", "traceId", "type", "parent_observation_id", "input", "output", "messages", "role", "content",
+          "extra", "metadata", "observations", "scores", "value", "name", "data", "meta", "snapshot", "chat", "history",
+          "attributes", "resourceSpans",
+          "scopeSpans", "spans", "events", "key", "feedback_source", "inputs", "outputs", "annotation",
+          "parentId", "run_type"]  # fmt: skip
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.recursive(
+    st.sampled_from([None, True, 0, 2.5, "", "x", "1777800000", "user", "GENERATION", '{"role": "user", "content": "q"}',
+                     "[1]"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_NAMES), inner, max_size=5),
+    max_leaves=30,
+), min_size=3, max_size=6))  # fmt: skip
+def test_no_record_breaks_a_reader(records: list[Any]) -> None:
+    lines = pl.LazyFrame({"line": [json.dumps(one) for one in records]})
+    for name in ("langfuse", "langsmith", "otel", "open_webui"):
+        for table in ("messages", "reactions"):
+            read_lines = getattr(ADAPTERS[name], table)
+            assert read_lines(lines, MessagesLayout(users="per_conversation"), "log").collect().width
