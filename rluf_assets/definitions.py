@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from data_checks.accounts import raw_checks
 from data_checks.checks import build_checks
 from resources.build import build_resources
 from rluf_assets.assets import evaluation, policy, reaction_logs, reward_models, signals
@@ -50,7 +51,7 @@ assets = [found for found in dg.load_assets_from_modules(modules) if isinstance(
 
 defs = dg.Definitions(
     assets=dg.map_asset_specs(lambda spec: automated(documented(spec, profile())), assets),
-    asset_checks=build_checks(home() / "suites", profile().signal_set.signal, profile().pages_url),
+    asset_checks=[*raw_checks(), *build_checks(home() / "suites", profile().signal_set.signal, profile().pages_url)],
     jobs=[ingest_logs, build_signals, bring_in_pairs, train_rewards, optimise_candidate, decide_release],
     sensors=[AUTOMATION],
     resources=build_resources(profile(), home()),

@@ -72,6 +72,11 @@ def _validation(stage: StageRunner, day: str) -> Work:
         for name, (asset, when) in neighbours.items()
         if when.isoformat() in there[asset] or when == today
     }
+    first = profile().production.first_day.isoformat()
+    if day != first and first in there["raw_reactions"]:
+        with_first = stage.lake.current("raw_reactions", first)
+        if with_first.metrics.get("no_time"):  # they may be about a reply of any day
+            near["undated_reactions"] = with_first
     # A label is final once the day after it is in: later days must not change what is asked for.
     last = min(date.fromisoformat(max(there["raw_messages"])), today + timedelta(days=1))
     as_of = f"{(last + timedelta(days=1)).isoformat()}T00:00:00+00:00"

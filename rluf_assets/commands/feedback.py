@@ -38,7 +38,7 @@ def ingest(
     for one in days:
         typer.echo(f"{one.day}  {one.rows} {table}{'  (was there)' if one.reused else ''}")
     typer.echo(f"{found.records} records read: {found.rows} {table}, {found.users} users")
-    for line in told(found.metrics(), table):
+    for line in [*told(found.metrics(), table), *found.unreadable]:
         typer.echo(f"  {line}")
 
 

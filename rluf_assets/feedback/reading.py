@@ -22,17 +22,22 @@ from rluf_assets.feedback.sources import structural_errors
 
 _ROW_GROUP = 100_000
 _SAYS = {"messages": "content", "reactions": "message_id"}
-_IGNORED, _UNREADABLE = "ignored: ", "unreadable "
+_IGNORED = "ignored: "
 
 
 @dataclass
 class DayRead:
-    """What a day's source held: `records` counted in the files, `rows` of the day, and the others by why."""
+    """What a day's source held: `records` counted in the files, `rows` of the day, and the others by why.
+
+    `source_rows` are those of all days; `no_time` of the day's rows have no time; `unreadable` are lines for people.
+    """
 
     table: str
     records: int = 0
+    source_rows: int = 0
     rows: int = 0
     users: int = 0
+    no_time: int = 0
     others: dict[str, int] = field(default_factory=dict)
     ignored: dict[str, int] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
@@ -41,8 +46,8 @@ class DayRead:
         """Figures for the manifest."""
         others = {name: self.others.get(name, 0) for name in OTHERS}
         ignored = {f"{_IGNORED}{kind}": count for kind, count in self.ignored.items()}
-        unreadable = {f"{_UNREADABLE}{nth}": line for nth, line in enumerate(self.unreadable, 1)}
-        return {"rows": self.rows, "records": self.records, "users": self.users, **others, **ignored, **unreadable}
+        return {"rows": self.rows, "records": self.records, "source_rows": self.source_rows, "users": self.users,
+                "no_time": self.no_time, **others, **ignored}  # fmt: skip
 
 
 def told(metrics: Mapping[str, Any], table: str) -> list[str]:
@@ -52,7 +57,6 @@ def told(metrics: Mapping[str, Any], table: str) -> list[str]:
     return [
         *others,
         *(f"{count} records without {table} ({kind})" for kind, count in ignored.items()),
-        *(str(line) for name, line in metrics.items() if name.startswith(_UNREADABLE)),
     ]
 
 
@@ -88,8 +92,10 @@ def read_day(config: IngestConfig, path: Path, output_uri: str) -> DayRead:
     kept = without_forgotten(of_day, output_uri)
     with structural_errors(config.source):
         kept.sink_parquet(path, maintain_order=True, row_group_size=_ROW_GROUP)
-        written = pl.scan_parquet(path).select(rows=pl.len(), users=pl.col("user_id").n_unique()).collect().row(0)
-    expected, (found.rows, found.users) = found.rows, written  # counted in what was written, not in what was to be
+        untimed = pl.col(TIME_OF[config.table]).is_null().sum()
+        written = pl.scan_parquet(path).select(pl.len(), users=pl.col("user_id").n_unique(), no_time=untimed).collect()
+    # Counted in what was written, not in what was to be.
+    expected, (found.rows, found.users, found.no_time) = found.rows, written.row(0)
     if kept is not of_day:
         found.others["forgotten_user"] = expected - found.rows
     elif found.rows != expected:
@@ -112,6 +118,7 @@ def _account(part: Part, apart: pl.LazyFrame, config: IngestConfig, found: DayRe
     if exact and accounted != records:
         raise DataError(f"{part.opened.source}: {records} records in the files, {accounted} accounted for.")
     found.records += records
+    found.source_rows += rows
     found.rows += of_day
     for name, count in counts.items():
         found.others[name] = found.others.get(name, 0) + count

@@ -22,7 +22,7 @@ def run(job: Job) -> Produced:
         config = config.model_copy(update={"source": str(job.input("source") / config.source)})
     found = read_day(config, job.out / f"{config.table}.parquet", job.spec.output_uri)
     metrics = found.metrics()
-    for line in told(metrics, config.table):
+    for line in [*told(metrics, config.table), *found.unreadable]:
         job.log(f"{job.spec.name}: {line}")
     job.progress(1, 1, f"{found.rows} {config.table} of {found.records} records")
     return Produced(rows={config.table: found.rows}, metrics=metrics)

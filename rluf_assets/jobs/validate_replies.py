@@ -1,6 +1,6 @@
 """Job: one day of validated replies with labels, the accepted messages, and the quarantine beside them.
 
-Inputs `messages` and `reactions` (the day), `previous_messages` and `next_reactions` (optional). Writes
+Inputs `messages` and `reactions` (the day), `previous_messages`, `next_reactions` and `undated_reactions` (optional). Writes
 `replies.parquet`, `messages.parquet`, `quarantine.parquet` with `quarantine.html`, `metrics.parquet`.
 Run: `python -m rluf_assets.jobs.validate_replies SPEC.json`.
 """
@@ -33,7 +33,7 @@ def run(job: Job) -> Produced:
         validated = validate(
             messages, reactions, config, where=where,
             previous_messages=_table(job, "previous_messages", "messages"),
-            next_reactions=_table(job, "next_reactions", "reactions"),
+            next_reactions=_later_reactions(job),
         )  # fmt: skip
     metrics = partition_metrics(validated, config.signals, config.day)
     validated.write(job.out)
@@ -52,6 +52,16 @@ def run(job: Job) -> Produced:
         rows={"replies": counts["replies"], "quarantine": validated.quarantine.height},
         metrics={**counts, **rates, **redacted},
     )
+
+
+def _later_reactions(job: Job) -> pl.LazyFrame | None:
+    """Those of the day after, and those without a time, which stand with the first day and may be about any."""
+    import polars as pl
+
+    later, undated = _table(job, "next_reactions", "reactions"), _table(job, "undated_reactions", "reactions")
+    found = [later] if later is not None else []
+    found += [undated.filter(pl.col("reacted_at").is_null())] if undated is not None else []
+    return pl.concat(found) if found else None
 
 
 def _table(job: Job, name: str, table: str) -> pl.LazyFrame | None:
