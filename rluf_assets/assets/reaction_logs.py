@@ -1,21 +1,26 @@
 """reaction_logs: the production's logs by day, as they came and as validated."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from resources.stage import Work
 from rluf_assets.assets.common import OWNERS, Production, Result, StageRunner
-from rluf_assets.lake import Artifact
+from rluf_assets.errors import ConfigError
+from rluf_assets.lake import Artifact, Lake
 from rluf_assets.partitions import DAYS, profile
 
 # Dagster 1.13 marks backfill policies and Pipes readers beta; the notices would meet people at every command.
 for notice in (dg.BetaWarning, dg.PreviewWarning):
     warnings.filterwarnings("ignore", category=notice)
 
+# How many days beside its own a reply's attribution window reaches into, and a reaction back from.
+WINDOW_DAYS = max(1, math.ceil(profile().validated_replies.attribution_window_h / 24))
 DAILY: dict[str, Any] = {
     "partitions_def": DAYS,
     "backfill_policy": dg.BackfillPolicy.single_run(),
@@ -45,40 +50,76 @@ def raw_reactions(context: dg.AssetExecutionContext, stage: StageRunner, product
     **DAILY,
     code_version="1",
     deps=[
-        dg.AssetDep(raw_messages, partition_mapping=dg.TimeWindowPartitionMapping(start_offset=-1)),
-        dg.AssetDep(raw_reactions, partition_mapping=dg.TimeWindowPartitionMapping(end_offset=1)),
+        dg.AssetDep(raw_messages, partition_mapping=dg.TimeWindowPartitionMapping(start_offset=-WINDOW_DAYS)),
+        dg.AssetDep(raw_reactions, partition_mapping=dg.TimeWindowPartitionMapping(end_offset=WINDOW_DAYS)),
     ],
 )
 def validated_replies(context: dg.AssetExecutionContext, stage: StageRunner) -> Iterator[Result]:
     """One row per assistant reply: its label per signal, mature or pending; bad rows in the quarantine beside it."""
+    config = profile().validated_replies
+    if config.time == "logged" and config.undated_reactions is None:
+        _refuse_undated(stage.lake)
     yield from stage.run_days(context, {day: _validation(stage, day) for day in context.partition_keys})
 
 
 def _validation(stage: StageRunner, day: str) -> Work:
-    config = profile().validated_replies
+    config, lake = profile().validated_replies, stage.lake
+    near: dict[str, Artifact] = {table: lake.current(f"raw_{table}", day) for table in ("messages", "reactions")}
     if config.time == "none":  # one partition: it has no neighbours, and no window that is still open
-        inputs = {table: stage.lake.current(f"raw_{table}", day) for table in ("messages", "reactions")}
-        return Work("validate_replies", config, inputs)
+        return Work("validate_replies", config, near)
     today = date.fromisoformat(day)
-    neighbours = {
-        "messages": ("raw_messages", today),
-        "previous_messages": ("raw_messages", today - timedelta(days=1)),
-        "reactions": ("raw_reactions", today),
-        "next_reactions": ("raw_reactions", today + timedelta(days=1)),
-    }
-    there = {asset: set(stage.lake.partitions(asset)) for asset in ("raw_messages", "raw_reactions")}
-    near: dict[str, Artifact] = {
-        name: stage.lake.current(asset, when.isoformat())
-        for name, (asset, when) in neighbours.items()
-        if when.isoformat() in there[asset] or when == today
-    }
-    first = profile().production.first_day.isoformat()
-    if day != first and first in there["raw_reactions"]:
-        with_first = stage.lake.current("raw_reactions", first)
-        if with_first.metrics.get("no_time"):  # they may be about a reply of any day
-            near["undated_reactions"] = with_first
-    # A label is final once the day after it is in: later days must not change what is asked for.
-    last = min(date.fromisoformat(max(there["raw_messages"])), today + timedelta(days=1))
-    as_of = f"{(last + timedelta(days=1)).isoformat()}T00:00:00+00:00"
-    dated = config.model_copy(update={"as_of": datetime.fromisoformat(as_of), "day": today})
+    there = {table: set(lake.partitions(f"raw_{table}")) for table in ("messages", "reactions")}
+    for nth in range(1, WINDOW_DAYS + 1):
+        before, after = (str(today + timedelta(days=step)) for step in (-nth, nth))
+        for name, table, when in (
+            ("previous_messages", "messages", before), ("next_messages", "messages", after),
+            ("next_reactions", "reactions", after),
+        ):  # fmt: skip
+            if when in there[table]:
+                near[f"{name}/{when}"] = lake.current(f"raw_{table}", when)
+    first = DAYS.get_first_partition_key()
+    if first is not None and first != day and first in there["reactions"] and _undated(lake, [first])[0]:
+        near["undated_reactions"] = lake.current("raw_reactions", first)  # one file of several days keeps them there
+    dated = config.model_copy(update={"as_of": _known_until(lake, today, there), "day": today})
     return Work("validate_replies", dated, near)
+
+
+def _known_until(lake: Lake, today: date, there: dict[str, set[str]]) -> datetime:
+    """The end of the last day of reactions that is known, without a gap from `today` on, as far as the window reaches.
+
+    A day that has not come, or that lies behind the last rows of the log, is not known: silence on it is no silence. Days
+    behind the window must not change what is asked for.
+    """
+    last = max(there["messages"])
+    while last > str(today) and not any(
+        lake.current(f"raw_{table}", last).rows.get(table) for table in there if last in there[table]
+    ):
+        last = max(day for day in there["messages"] if day < last)
+    known = today
+    while (
+        (known - today).days < WINDOW_DAYS
+        and str(known + timedelta(days=1)) in there["reactions"]
+        and str(known + timedelta(days=1)) <= last
+    ):
+        known += timedelta(days=1)
+    return datetime.fromisoformat(f"{known + timedelta(days=1)}T00:00:00+00:00")
+
+
+def _undated(lake: Lake, days: list[str]) -> tuple[int, int]:
+    """Reactions without a time, and all of them, of some raw days."""
+    files = [lake.current("raw_reactions", day).path("reactions.parquet") for day in days]
+    at = pl.scan_parquet(files, hive_partitioning=False).select(pl.col("reacted_at").null_count(), rows=pl.len())
+    undated, rows = at.collect().row(0)
+    return int(undated), int(rows)
+
+
+def _refuse_undated(lake: Lake) -> None:
+    """Raise ConfigError where most reactions of a dated log have no time, and nobody has said what that means."""
+    days = lake.partitions("raw_reactions")
+    undated, rows = _undated(lake, days) if days else (0, 0)
+    if undated * 2 > rows:
+        raise ConfigError(
+            f"validated_replies.undated_reactions is not set, and {undated} of {rows} reactions have no time of their own, "
+            "while the messages have. Set it to at_message (they count at the time of their message: right for marks that "
+            "are kept on the message itself), or to drop_as_unknown (their replies get no label)."
+        )

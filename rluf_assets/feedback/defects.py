@@ -52,6 +52,7 @@ REACTION_DEFECTS = {
     "conflicting_id": "another row has the same reaction id and other content, and nothing tells which is the later",
     "ambiguous_message": "it names no conversation, and its message id stands in several",
     "other_conversation": "its message is not in the conversation that it names, but in another",
+    "message_of_another_day": "it has no time, and its message is not of this day: it counts with the day of its message",
     "unknown_message": "no such message within the attribution window",
     "quarantined_message": "its message is in the quarantine",
     "not_a_reply": "the message is not the assistant's",
@@ -62,7 +63,7 @@ REACTION_DEFECTS = {
     "scripted_burst": "one of more reactions of a user within seconds than a hand gives; the reply's labels are unknown",
 }
 # Set aside without a fault of their own: they do not count as bad rows.
-FAULTLESS = ("superseded", "on_greeting")
+FAULTLESS = ("superseded", "on_greeting", "message_of_another_day")
 
 
 def judge_messages(

@@ -45,6 +45,9 @@ def judge_reactions(reactions: pl.DataFrame, targets: pl.DataFrame, config: Cont
     checks = {
         "other_conversation": unplaced & pl.col("conversation_id").is_not_null(),
         "ambiguous_message": unplaced,
+        "message_of_another_day": pl.col("target_role").is_null() & undated
+        if config.undated_reactions == "at_message" and config.day is not None
+        else pl.lit(False),
         "unknown_message": pl.col("target_role").is_null(),
         "quarantined_message": pl.col("target_defect").is_not_null(),
         "not_a_reply": pl.col("target_role") != "assistant",

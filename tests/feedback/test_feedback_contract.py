@@ -183,7 +183,7 @@ def test_planted_reaction_defects_are_found_at_exactly_their_count() -> None:
     late = plain | {"reaction_id": "late", "reacted_at": at + timedelta(days=1)}
     found = validated(messages, _append(reactions, late), as_of=AS_OF + timedelta(days=9), attribution_window_h=24)
     assert _defects(found, "reactions") == {"after_window": 1}
-    assert set(expected) | {"after_window", "scripted_burst"} == set(REACTION_DEFECTS)
+    assert set(expected) | {"after_window", "scripted_burst", "message_of_another_day"} == set(REACTION_DEFECTS)
 
 
 def _one_reply(**reply: Any) -> pl.DataFrame:
