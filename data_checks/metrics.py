@@ -95,7 +95,7 @@ def signal_set_metrics(folder: str | Path, prompts: pl.DataFrame | None = None) 
             pl.col("sample_weight").filter("label").sum().alias("weight_of_positives"),
             pl.col("created_at").max().alias("last"),
             pl.col("inclusion_probability").is_between(0, 1, closed="right").not_().sum().alias("train_bad_inclusion"),
-            pl.col("message_id").is_duplicated().sum().alias("train_duplicates"),
+            pl.struct("conversation_id", "message_id").is_duplicated().sum().alias("train_duplicates"),
         ),
         holdout.select(
             pl.len().alias("holdout_rows"), pl.col("label").sum().alias("holdout_positives"),

@@ -15,7 +15,7 @@ import polars as pl
 
 from rluf_assets.feedback.config import AuditConfig
 from rluf_assets.feedback.lexicon import sentiment
-from rluf_assets.feedback.sampling import stable_uniform
+from rluf_assets.feedback.sampling import reply_uniform
 from rluf_assets.feedback.schemas import label_column
 from rluf_assets.feedback.splits import require_signal, user_table
 from rluf_assets.feedback.statistics import NOTHING, Estimate, correlation, partial_correlation, proportion, ratio
@@ -157,7 +157,7 @@ def _next_messages(
     wanted = [_set(signal) & (u < _NEXT_MESSAGES / max(1, n)) for signal, n in positives.items()]
     none = ~pl.any_horizontal(_set(signal) for signal in config.signals)
     sampled = (
-        replies.with_columns(u=stable_uniform("message_id", seed))
+        replies.with_columns(u=reply_uniform(seed))
         .filter(pl.any_horizontal(*wanted, none & (u < _NEXT_MESSAGES / max(1, total))))
         .select(
             "conversation_id", pl.col("turn_index") + 1, none.alias("none"), *(_set(s).alias(s) for s in config.signals)

@@ -160,7 +160,7 @@ class AdversarialConfig(_Config):
 class AuditConfig(_Config):
     """Stage 1: which signal deserves trust."""
 
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     signals: tuple[str, ...] = SIGNALS
     polarity: dict[str, Literal[-1, 0, 1]] = Field(POLARITY, description="what each signal claims to mean")
     return_days: int = Field(14, ge=1)
@@ -194,7 +194,7 @@ class SplitConfig(_Config):
 class SignalSetConfig(SplitConfig):
     """Stage 2: the upsampled training set of one signal and its natural-rate holdout."""
 
-    version: ClassVar[str] = "6"
+    version: ClassVar[str] = "7"
     signal: str = "love"
     target_positive_rate: float = Field(0.1, gt=0, lt=1, description="share of positives, by sample_weight")
     min_positives: int = Field(10, ge=1, description="fewer to train on are an error that counts what became of all")
@@ -236,7 +236,7 @@ class PairsConfig(_Config):
 class PromptsConfig(SplitConfig):
     """Fixed prompts: `optimisation` from the training period, `evaluation` from users of the holdout period, one of each."""
 
-    version: ClassVar[str] = "4"
+    version: ClassVar[str] = "5"
     optimisation_prompts: int = Field(2000, ge=1)
     evaluation_prompts: int = Field(500, ge=1)
     min_share: dict[str, float] = Field({}, description="use case -> least share of each split")

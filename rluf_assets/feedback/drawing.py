@@ -20,11 +20,12 @@ import polars as pl
 from rluf_assets.feedback.config import SignalSetConfig
 from rluf_assets.feedback.duplicates import first_alike
 from rluf_assets.feedback.prompts import allocate
-from rluf_assets.feedback.sampling import exact_counts, stable_uniform, thinned, uniforms
+from rluf_assets.feedback.sampling import exact_counts, reply_uniform, thinned, uniforms
 from rluf_assets.feedback.splits import HOLDOUT, TRAIN
 from rluf_assets.feedback.windows import ConversationPool, prompt_keys
 
 _LAST_TURN = 9  # later turns are one stratum
+_KEY = ["conversation_id", "message_id"]
 _KEEP = 0x5EED  # who stands for its like is another throw than who is drawn
 DROPPED = {"message_id": pl.String(), "step": pl.String()}
 
@@ -127,7 +128,7 @@ def draw(
     holdout, drawn = rows.filter(pl.col("stage") == HOLDOUT), rows.filter(pl.col("stage") == TRAIN)
     pool = ConversationPool(rows["conversation_id"], messages)
     drawn = pool.contexts(drawn, config.ctx_turns)
-    drawn = drawn.with_columns(v=stable_uniform("message_id", seed ^ _KEEP), sample_weight=pl.lit(1.0))
+    drawn = drawn.with_columns(v=reply_uniform(seed ^ _KEEP), sample_weight=pl.lit(1.0))
     result = Drawn(holdout, drawn, pool, [("not_drawn", plan.eligible.rows - drawn.height)])
     _merge_repeats(result, config)
     _step(result, "user_cap", _capped(result.train, config.user_cap, seed ^ _KEEP))
@@ -145,16 +146,16 @@ def _drawn_rows(possible: Callable[[float], pl.LazyFrame], plan: Plan, seed: int
         rows = (
             possible(max(bars.values(), default=0.0))
             .filter(pl.col("stage").is_in([TRAIN, HOLDOUT]))
-            .with_columns(u=stable_uniform("message_id", seed))
+            .with_columns(u=reply_uniform(seed))
             .filter((pl.col("stage") == HOLDOUT) | pl.col("label") | (pl.col("u") < bar))
             .collect(engine="streaming")
-            .sort("u", "message_id")
+            .sort("u", *_KEY)
         )
         into_train = numbers < pl.when("label").then(plan.positives).otherwise(quota)
         rows = rows.filter((pl.col("stage") == HOLDOUT) | into_train)
         found = rows.filter(pl.col("stage") == TRAIN).height
         if found == plan.positives + sum(plan.negatives.values()) or min(bars.values(), default=1.0) >= 1.0:
-            return rows.sort("created_at", "message_id")
+            return rows.sort("created_at", *_KEY)
         reach *= 4
 
 
@@ -184,7 +185,7 @@ def _merge_repeats(result: Drawn, config: SignalSetConfig) -> None:
 
 def _one_of_each(rows: pl.DataFrame, alike: list[str]) -> pl.DataFrame:
     summed = rows.with_columns(pl.col("sample_weight").sum().over(alike))
-    nth = pl.struct("v", "message_id").rank("ordinal").over(alike)
+    nth = pl.struct("v", *_KEY).rank("ordinal").over(alike)
     return summed.filter(nth == 1)
 
 
@@ -201,7 +202,7 @@ def _capped(rows: pl.DataFrame, cap: int, seed: int) -> pl.DataFrame:
 
 
 def _step(result: Drawn, name: str, kept: pl.DataFrame) -> None:
-    gone = result.train.join(kept, on="message_id", how="anti").select("message_id", step=pl.lit(name))
+    gone = result.train.join(kept, on=_KEY, how="anti").select("message_id", step=pl.lit(name))
     result.steps.append((name, gone.height))
     result.dropped = pl.concat([result.dropped, gone.cast(DROPPED)])  # type: ignore[arg-type]
-    result.train = kept.sort("created_at", "message_id")
+    result.train = kept.sort("created_at", *_KEY)

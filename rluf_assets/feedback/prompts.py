@@ -15,7 +15,7 @@ import polars as pl
 
 from rluf_assets.errors import ConfigError, DataError
 from rluf_assets.feedback.config import PromptsConfig
-from rluf_assets.feedback.sampling import stable_uniform, thinned, uniforms
+from rluf_assets.feedback.sampling import reply_uniform, thinned, uniforms
 from rluf_assets.feedback.splits import HOLDOUT, TRAIN, split_users
 from rluf_assets.feedback.windows import ConversationPool, prompt_keys
 
@@ -48,14 +48,14 @@ def build_prompts(replies: pl.LazyFrame, messages: pl.LazyFrame, config: Prompts
     quotas = pl.concat(_quotas(counts, stage, n, config.min_share) for stage, n in _sizes(config).items())
     drawn = (
         staged.join(quotas.lazy(), on=["stage", "use_case"])
-        .with_columns(u=stable_uniform("message_id", seed))
+        .with_columns(u=reply_uniform(seed))
         .filter(pl.col("u") < pl.col("bar"))
         .collect(engine="streaming")
-        .sort("u", "message_id")
+        .sort("u", "conversation_id", "message_id")
     )
     # Of rows that become one, each stays with a probability proportional to its weight (the lowest of exponential numbers).
     rows = drawn.with_columns(weight=pl.col("there") / pl.len().over("stage", "use_case"))
-    rows = rows.with_columns(race=-stable_uniform("message_id", seed ^ _RACE).log() / pl.col("weight"))
+    rows = rows.with_columns(race=-reply_uniform(seed ^ _RACE).log() / pl.col("weight"))
     rows = _one_of_each(rows, "stage", "conversation_id")
     asked = pl.col("stage") == HOLDOUT
     rows = pl.concat([rows.filter(~asked), _one_of_each(rows.filter(asked), "stage", "user_id")])
@@ -70,7 +70,7 @@ def build_prompts(replies: pl.LazyFrame, messages: pl.LazyFrame, config: Prompts
     found = kept.select(
         "user_id", "prompt", "use_case", "turn_index",
         (pl.col("weight") / pl.col("weight").mean().over("stage")).alias("weight"),
-        prompt_id="message_id", split=pl.col("stage").replace_strict(SPLITS, return_dtype=pl.String),
+        prompt_id=_prompt_id(), split=pl.col("stage").replace_strict(SPLITS, return_dtype=pl.String),
     )  # fmt: skip
     absent = sorted(set(SPLITS.values()) - set(found["split"].unique()))
     if absent:
@@ -78,15 +78,21 @@ def build_prompts(replies: pl.LazyFrame, messages: pl.LazyFrame, config: Prompts
     return found.sort("split", "prompt_id").select(COLUMNS)
 
 
+def _prompt_id() -> pl.Expr:
+    """The id of the message, with its conversation's where several conversations number their messages alike."""
+    both = pl.concat_str("conversation_id", "message_id", separator="/")
+    return pl.when(pl.col("message_id").is_duplicated()).then(both).otherwise("message_id")
+
+
 def _one_of_each(rows: pl.DataFrame, *alike: str) -> pl.DataFrame:
     """One row of those alike, with the weight of all of them."""
-    summed = rows.with_columns(pl.col("weight").sum().over(alike)).sort("race", "message_id")
+    summed = rows.with_columns(pl.col("weight").sum().over(alike)).sort("race", "conversation_id", "message_id")
     return summed.unique(alike, keep="first", maintain_order=True)
 
 
 def _within_quota(rows: pl.DataFrame, seed: int) -> pl.DataFrame:
     """The prompts of one split and use case: as many as asked for, which together weigh what all its replies do."""
-    quota, there, rows = rows["quota"][0], rows["there"][0], rows.sort("race", "message_id")
+    quota, there, rows = rows["quota"][0], rows["there"][0], rows.sort("race", "conversation_id", "message_id")
     start = float(uniforms(pl.Series([f"{rows['stage'][0]}/{rows['use_case'][0]}"]), seed)[0])
     weights = (
         thinned(rows["weight"].to_numpy(), rows["race"].to_numpy(), quota, start) if quota else 0.0 * rows["weight"]

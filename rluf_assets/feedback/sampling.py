@@ -23,6 +23,14 @@ def stable_uniform(column: str, seed: int) -> pl.Expr:
     return pl.col(column).map_batches(draw, return_dtype=pl.Float64, is_elementwise=True)
 
 
+def reply_uniform(seed: int) -> pl.Expr:
+    """Expression: a number in [0, 1) per message, which is known by its conversation and id."""
+    key = pl.concat_str("conversation_id", "message_id", separator="/", ignore_nulls=True)
+    return key.map_batches(
+        lambda ids: pl.Series(ids.name, uniforms(ids, seed)), return_dtype=pl.Float64, is_elementwise=True
+    )
+
+
 def uniforms(ids: pl.Series, seed: int) -> NDArray[np.float64]:
     """[rows] numbers in [0, 1): SplitMix64 over the id's bytes, eight at a time, started from seed and length."""
     if ids.is_empty():

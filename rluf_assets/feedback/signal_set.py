@@ -19,7 +19,7 @@ from polars.io.plugins import register_io_source
 from rluf_assets.errors import DataError
 from rluf_assets.feedback.config import SignalSetConfig
 from rluf_assets.feedback.drawing import Drawn, Eligible, Plan, draw, plan_draw, stratum
-from rluf_assets.feedback.sampling import stable_uniform
+from rluf_assets.feedback.sampling import reply_uniform
 from rluf_assets.feedback.schemas import FUNNEL, label_column
 from rluf_assets.feedback.splits import (
     ADVERSARIAL,
@@ -160,7 +160,7 @@ def _possible(
 ) -> pl.LazyFrame:
     """Staged replies of which none that is drawn at `bar` lacks: positives, low numbers, and the holdout period."""
     positive = pl.col(label_column(config.signal)) == 1
-    could = replies.filter(positive | split.late() | (stable_uniform("message_id", seed) < bar))
+    could = replies.filter(positive | split.late() | (reply_uniform(seed) < bar))
     return _staged(could, config, split, overlap)
 
 

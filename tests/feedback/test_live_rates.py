@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rluf_assets.feedback.config import SignalSetConfig
+from rluf_assets.feedback.config import PromptsConfig, SignalSetConfig
+from rluf_assets.feedback.prompts import build_prompts
 from rluf_assets.feedback.signal_set import SignalSet, build_signal_set
 from rluf_assets.rewards.calibration import prior_shift, strata_shifts
 from rluf_assets.rewards.files import rates_of
@@ -46,7 +47,7 @@ def _log(seed: int, *, users: int, rows: int) -> tuple[pl.DataFrame, pl.DataFram
         "user_id": names, "created_at": at, "policy_version": "p", "use_case": use_case, "turn_index": 0,
         "status": "mature", "reactions_shown": True, "label_love": (rng.random(rows) < rate).astype(int),
     }).with_columns(pl.col("turn_index").cast(pl.Int32), pl.col("created_at").dt.cast_time_unit("us"))  # fmt: skip
-    turns = replies.select("conversation_id", "created_at", "turn_index")
+    turns = replies.select("conversation_id", "created_at", "turn_index", parent_id=pl.lit(None, pl.String))
     messages = pl.concat([
         turns.with_columns(message_id=pl.format("{}-q", "conversation_id"), role=pl.lit("user"), content=pl.lit("go")),
         turns.with_columns(message_id=replies["message_id"], role=pl.lit("assistant"), content=pl.Series(said)),
@@ -127,6 +128,24 @@ def test_no_kind_of_row_gains_or_loses_by_the_draw() -> None:
             values,
             dict(zip(expected, means - counts, strict=True)),
         )
+
+
+def test_conversations_that_number_their_messages_alike_are_drawn_apart() -> None:
+    """A message is known by conversation and id: rows with the same id are drawn one by one, and every one is counted."""
+    replies, messages, _ = _log(9, users=20, rows=1500)
+    alike = pl.col("message_id").str.slice(1).cast(pl.Int64, strict=False) % 7
+    same = [
+        frame.with_columns(message_id=pl.coalesce(alike.cast(pl.String), "message_id")) for frame in (replies, messages)
+    ]
+    built = _build(*same, 0, target_positive_rate=0.2, user_cap=6)
+    assert built.train.select("conversation_id", "message_id").is_unique().all()
+    assert built.funnel["rows_out"][-1] == built.train.height and built.funnel["rows_in"][0] == replies.height
+    shares = built.train.filter(~pl.col("label"))["message_id"].value_counts()["count"]
+    assert len(shares) == 7 and shares.max() < 3 * shares.min()
+    config = PromptsConfig(holdout_days=1, optimisation_prompts=60, evaluation_prompts=10)
+    asked = pl.when(pl.col("role") == "user").then("conversation_id").otherwise("content")
+    prompts = build_prompts(same[0].lazy(), same[1].lazy().with_columns(content=asked), config, seed=0)
+    assert prompts["prompt_id"].is_unique().all()
 
 
 def test_a_user_with_half_of_all_rows_keeps_its_rate_in_few_rows() -> None:
