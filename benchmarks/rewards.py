@@ -26,6 +26,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rluf_assets.chat import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS
+from rluf_assets.distributed import device
 from rluf_assets.feedback.config import PairsConfig
 from rluf_assets.feedback.pairs import build_pairs
 from rluf_assets.rewards.batching import Unit
@@ -33,7 +34,7 @@ from rluf_assets.rewards.calibration import Calibration
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.encoding import Encoder
 from rluf_assets.rewards.model import load_network, save_network
-from rluf_assets.rewards.scoring import RewardModel, device
+from rluf_assets.rewards.scoring import RewardModel
 from rluf_assets.rewards.trainer import RewardTrainer
 from rluf_assets.rewards.training import train_reward
 

@@ -36,6 +36,7 @@ def spoilt_sample(completions: pl.DataFrame, count: int, *, seed: int) -> pl.Dat
     prompts = completions["prompt_id"].unique().sort()
     drawn = prompts.sample(min(count, len(prompts)), seed=seed % 2**32)
     columns = ["prompt_id", "completion_id", "use_case", "prompt", "completion"]
+    columns += ["turn_index"] if "turn_index" in completions.columns else []
     chosen = (
         completions.filter(pl.col("prompt_id").is_in(drawn.implode()))
         .filter(pl.col("completion").str.count_matches(r"\S+") >= MIN_WORDS)

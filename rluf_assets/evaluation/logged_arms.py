@@ -101,10 +101,11 @@ def texts_of(replies: pl.LazyFrame, holdout: pl.LazyFrame, exposures: pl.DataFra
     """Replies of held-out users by arm, each with the prompt it answered: policy, prompt_id, user_id, prompt, completion."""
     arm_of = replies.select("message_id", policy="experiment_arm")
     arms = exposures["arm"].unique().to_list()
-    held = holdout.select("message_id", "user_id", "prompt", "completion").collect().lazy()
+    about = pl.col("^(use_case|turn_index)$")  # which tell a matched negative's stratum, where they are known
+    held = holdout.select("message_id", "user_id", "prompt", "completion", about).collect().lazy()
     texts = held.join(arm_of, on="message_id").filter(pl.col("policy").is_in(arms))
     return (
-        texts.select("policy", "message_id", "user_id", "prompt", "completion")
+        texts.select("policy", "message_id", "user_id", "prompt", "completion", about)
         .rename({"message_id": "prompt_id"})
         .sort("policy", "prompt_id")
         .collect()

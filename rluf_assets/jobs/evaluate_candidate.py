@@ -14,16 +14,17 @@ from rluf_assets.policy.config import EvaluationConfig
 def run(job: Job) -> Produced:
     import polars as pl
 
+    from rluf_assets.distributed import Zero, join
     from rluf_assets.evaluation.degenerate import spoilt_sample
     from rluf_assets.policy.candidate import evaluate_candidate
-    from rluf_assets.rewards.ranks import Ranks
-    from rluf_assets.rewards.zero import Zero, load_scorer
+    from rluf_assets.rewards.calibration import strata_of
+    from rluf_assets.rewards.scoring import load_scorer
 
     config = EvaluationConfig.model_validate(job.config)
     inputs = [name for name in job.spec.inputs if name.startswith("rewards/")]
     if not inputs:
         raise ArtifactMissing(f"{job.spec.name}: no input rewards/<objective>. Materialise the reward models first.")
-    ranks, zero = Ranks.of_launch(), Zero.of_launch(config.dtype)
+    ranks, zero = join(), Zero.of_launch(config.dtype)
     scorers = {name.removeprefix("rewards/"): load_scorer(job.input(name), config.dtype, zero) for name in inputs}
     completions, scores = evaluate_candidate(
         job.input("policy"),
@@ -37,7 +38,9 @@ def run(job: Job) -> Produced:
     written = {"completions": completions, "scores": scores}
     if config.love_objective in scorers and config.spoilt_replies:
         spoilt = spoilt_sample(completions, config.spoilt_replies, seed=job.seed)
-        found = scorers[config.love_objective].score(spoilt["prompt"].to_list(), spoilt["completion"].to_list())
+        found = scorers[config.love_objective].score(
+            spoilt["prompt"].to_list(), spoilt["completion"].to_list(), strata=strata_of(spoilt)
+        )
         written["spoilt"] = spoilt.drop("prompt").hstack(found)
     if job.first_rank:
         for name, frame in written.items():

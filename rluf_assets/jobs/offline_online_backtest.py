@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 def run(job: Job) -> Produced:
     """Write `backtest.parquet`, `summary.json` and `texts_scored.parquet`."""
+    from rluf_assets.distributed import device
     from rluf_assets.evaluation.backtest import backtest
     from rluf_assets.evaluation.config import BacktestConfig
     from rluf_assets.evaluation.frames import read_parquet, require_columns
     from rluf_assets.evaluation.logged_arms import backtest_arms
-    from rluf_assets.rewards.scoring import RewardModel, device
+    from rluf_assets.rewards.calibration import strata_of
+    from rluf_assets.rewards.scoring import RewardModel
 
     config = BacktestConfig.model_validate(job.config)
     launches = read_parquet(job.input("past_launches") / "launches.parquet")
@@ -33,7 +35,12 @@ def run(job: Job) -> Produced:
     model = RewardModel.load(job.input("reward"), device=device())
     texts = texts.sort("policy", "prompt_id", "completion")
     job.progress(0, 1, f"scoring {len(texts)} texts of past policies")
-    scores = model.score(texts["prompt"].to_list(), texts["completion"].to_list(), batch_tokens=config.batch_tokens)
+    scores = model.score(
+        texts["prompt"].to_list(),
+        texts["completion"].to_list(),
+        batch_tokens=config.batch_tokens,
+        strata=strata_of(texts),
+    )
     scored = texts.hstack(scores.select("logit", "probability", "live_probability"))
     result = (
         backtest_arms(launches, scored, config) if own_prompts else backtest(launches, scored, config, seed=job.seed)
@@ -51,7 +58,8 @@ def _with_prompts(texts: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:
     from rluf_assets.errors import DataError
     from rluf_assets.evaluation.frames import prompt_weight
 
-    known = prompts.select("prompt_id", "prompt", prompt_weight(prompts))
+    about = [name for name in ("use_case", "turn_index") if name in prompts.columns and name not in texts.columns]
+    known = prompts.select("prompt_id", "prompt", *about, prompt_weight(prompts))
     joined = texts.join(known, on="prompt_id", how="left", maintain_order="left")
     if unknown := joined["prompt"].null_count():
         raise DataError(

@@ -17,16 +17,16 @@ SHOWN = (
 
 
 def run(job: Job) -> Produced:
+    from rluf_assets.distributed import Zero, device
     from rluf_assets.policy.llm_judge import LlmJudge
     from rluf_assets.policy.loop import Folders, optimise_policy
-    from rluf_assets.rewards.scoring import device
-    from rluf_assets.rewards.zero import Zero, load_scorer
+    from rluf_assets.rewards.scoring import load_scorer
 
     config = OptimisationConfig.model_validate(job.config)
     inputs = [name for name in job.spec.inputs if name.startswith("rewards/")]
     config.check_names([name.removeprefix("rewards/") for name in inputs])
     needed = [] if config.optimiser == "none" else inputs
-    zero = Zero.of_launch(config.dtype, config.max_gradient_norm)
+    zero = Zero.of_launch(config.dtype, config.max_gradient_norm)  # joins the launch, before anything is loaded
     seconds: Counter[str] = Counter()
 
     def report(done: int, total: int, figures: Mapping[str, Any]) -> None:

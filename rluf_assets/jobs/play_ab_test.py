@@ -12,8 +12,8 @@ from rluf_assets.lake import Produced, write_json
 def run(job: Job) -> Produced:
     import polars as pl
 
+    from rluf_assets.distributed import device
     from rluf_assets.policy.engine import TransformersEngine
-    from rluf_assets.rewards.scoring import device
     from rluf_assets.simulation import live
     from rluf_assets.simulation.config import LiveTestConfig
     from rluf_assets.simulation.contexts import draw_contexts

@@ -176,6 +176,8 @@ def main(stage: Stage, argv: Sequence[str] | None = None, *, every_rank: bool = 
             for spec in specs if every_rank else ():
                 assist(spec, stage)
             return
+        if not every_rank and "WORLD_SIZE" in os.environ:
+            os.environ["WORLD_SIZE"] = "1"  # it runs alone: nothing in it may wait for ranks that have left
         with _pipes_log() as log:
             for spec in specs:
                 run_job(spec, stage, log)

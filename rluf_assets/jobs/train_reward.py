@@ -8,6 +8,7 @@ P[signal], ensemble.json.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -19,15 +20,18 @@ from rluf_assets.lake import Produced, read_json, write_json
 
 def run(job: Job) -> Produced:
     """Train, reload what was saved, and evaluate that on the held-out rows."""
+    from rluf_assets.distributed import Zero, join
+    from rluf_assets.rewards.adoption import compare, score_again
     from rluf_assets.rewards.config import RewardConfig
-    from rluf_assets.rewards.evaluation import evaluate_pairs, evaluate_signal
+    from rluf_assets.rewards.evaluation import evaluate_pairs, evaluate_signal, score_pairs, score_signal
     from rluf_assets.rewards.holdout import check_held
     from rluf_assets.rewards.memory import give_back
     from rluf_assets.rewards.report import write_report
+    from rluf_assets.rewards.scoring import load_scorer
     from rluf_assets.rewards.training import train_reward
-    from rluf_assets.rewards.zero import Zero, load_scorer
 
     config = RewardConfig.model_validate(job.config)
+    ranks = join()
     labelled = config.objective == "bce"
     source, held_name = ("signal_set", "holdout") if labelled else ("preference_pairs", "eval")
     if source not in job.spec.inputs:
@@ -50,24 +54,21 @@ def run(job: Job) -> Produced:
         previous=started_from,
         progress=job.progress,
     )
-    zero = Zero.of_launch("float32", fsdp=True)
-    if not (job.first_rank or (zero and zero.shards_weights)):
-        return Produced(trained.rows)
     job.progress(1, 1, f"scoring {held_name}")
-    model = load_scorer(job.out, "float32", zero, share_prefixes=config.share_prefixes)
+    zero = Zero.of_launch(config.dtype)
+    load = partial(load_scorer, dtype=config.dtype, zero=zero, ranks=ranks, share_prefixes=config.share_prefixes)
+    model = load(job.out)
     give_back()
-    evaluation = (
-        evaluate_signal(model, train, held, config, seed=job.seed)
-        if labelled
-        else evaluate_pairs(model, train, held.collect(), config, seed=job.seed)
+    scored = (
+        score_signal(model, held, config, seed=job.seed) if labelled else score_pairs(model, held.collect(), config)
     )
-    verdict = None
-    if labelled and previous is not None:
-        from rluf_assets.rewards.adoption import compare
-
-        verdict = compare(evaluation, load_scorer(previous, "float32", zero), config, seed=job.seed).to_json()
+    compared = labelled and previous is not None
+    before = score_again(scored.rows, load(previous)) if compared else None
     if not job.first_rank:
         return Produced(trained.rows)
+    evaluate = evaluate_signal if labelled else evaluate_pairs
+    evaluation = evaluate(model, trained.learned, held, config, seed=job.seed, held=scored)  # type: ignore[operator]
+    verdict = compare(evaluation, before, config, seed=job.seed).to_json() if before is not None else None
     evaluation.scores.write_parquet(job.out / ("holdout_scores.parquet" if labelled else "eval_scores.parquet"))
     write_json(str(job.out / "metrics.json"), {**evaluation.metrics, "training": trained.rows | trained.metrics})
     if evaluation.ensemble is not None:

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from rluf_assets.chat import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS
+from rluf_assets.distributed import device
 from rluf_assets.errors import ConfigError, TrainingError
 from rluf_assets.policy.config import BasePolicyConfig
 from rluf_assets.policy.conversations import Conversation, Example, encode, load_conversations, load_corpus, one_turn
@@ -55,6 +56,7 @@ def train_base_policy(
     """
     if config.checkpoint is not None:
         model, tokenizer = load_checkpoint(config.checkpoint)
+        model.to(device())
         if "strftime_now" in tokenizer.chat_template:
             tokenizer.init_kwargs[DATE_KEY] = config.chat_date.isoformat()
         heldout = load_conversations(folders, config.heldout_conversations, seed) if folders else []
@@ -65,7 +67,7 @@ def train_base_policy(
         for corpus, source in zip(config.corpora, corpora, strict=True):
             training = balanced(training, load_corpus(corpus, source, config.max_conversations, seed), seed)
         tokenizer = train_tokenizer(training[: config.tokenizer_conversations], config)
-        model = new_model(tokenizer, config, seed)
+        model = new_model(tokenizer, config, seed).to(device())
         fit(model, tokenizer, training, config, seed=seed, checkpoints=checkpoints, report=report)
     metrics: dict[str, float] = {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(tokenizer)}
     if heldout:

@@ -10,14 +10,13 @@ from typing import Protocol
 import polars as pl
 
 from rluf_assets.chat import Message
+from rluf_assets.distributed import ALONE, Ranks, device
 from rluf_assets.errors import DataError
 from rluf_assets.policy.config import EvaluationConfig
 from rluf_assets.policy.engine import TransformersEngine
 from rluf_assets.policy.judges import JUDGES, judge_all
 from rluf_assets.policy.phases import score_rows
 from rluf_assets.policy.sampler import Samples, check_tensor_parallel
-from rluf_assets.rewards.ranks import ALONE, Ranks
-from rluf_assets.rewards.scoring import device
 
 MEMBER_COLUMNS = ("member_live_probability", "disagreement")
 
@@ -64,7 +63,7 @@ def evaluate_candidate(
     if "weight" not in prompts.columns:
         prompts = prompts.with_columns(weight=pl.lit(1.0))
     completions = (
-        prompts.select("prompt_id", "use_case", "weight", "prompt")
+        prompts.select("prompt_id", "use_case", pl.col("^turn_index$"), "weight", "prompt")
         .with_columns(
             pl.Series("completion", [[c.text for c in row] for row in sampled]),
             pl.Series("finished", [[c.finished for c in row] for row in sampled]),
@@ -74,7 +73,8 @@ def evaluate_candidate(
         .explode("completion", "finished", "judge_control_token", "completion_id")
     )
     completions = _judged(completions).select(
-        "prompt_id", "completion_id", "use_case", "weight", "prompt", "completion", "finished", pl.col("^judge_.*$")
+        "prompt_id", "completion_id", "use_case", pl.col("^turn_index$"), "weight", "prompt", "completion", "finished",
+        pl.col("^judge_.*$"),
     )
     report(2, steps, "judged")
     scores = []

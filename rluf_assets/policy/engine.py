@@ -157,7 +157,7 @@ class TransformersEngine:
         return token_logprobs(self.model, pairs, self._passes)
 
     def pass_through(self, module: torch.nn.Module, rounds: Callable[[int], int]) -> None:
-        """Send passes through `module`, which wraps the model; `rounds`: how many all ranks make (rewards/zero.py)."""
+        """Send passes through `module`, which wraps the model; `rounds`: how many all ranks make (distributed.py)."""
         self._passes, self._rounds = module, rounds
         self.autocast = False  # the wrapper has a precision of its own
 

@@ -14,15 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from rluf_assets.distributed import Ranks, Zero
 from rluf_assets.errors import ConfigError, TrainingError
 from rluf_assets.lake import read_json, write_json
 from rluf_assets.policy.base import save_policy
 from rluf_assets.policy.config import OptimisationConfig
 from rluf_assets.policy.engine import TransformersEngine
 from rluf_assets.policy.state import load_state, newest_state, save_state
-from rluf_assets.rewards.ranks import Ranks
 from rluf_assets.rewards.sharded import whole_weights
-from rluf_assets.rewards.zero import Zero
 
 Piece = Callable[[], torch.Tensor]
 # The newest state, and the one before it should a disk have lost what was written last.

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rluf_assets.distributed import Ranks, Zero, join
 from rluf_assets.lake import write_json
 from rluf_assets.policy.batch import BASELINE
 from rluf_assets.policy.config import OptimisationConfig, PromptGroup
@@ -40,8 +41,6 @@ from rluf_assets.policy.record import iteration_row, iterations_frame
 from rluf_assets.policy.sampler import Sampler, new_engine, new_sampler
 from rluf_assets.policy.selecting import LogRatios, SlowJudge, select_frame
 from rluf_assets.policy.update import UpdateFigures, update
-from rluf_assets.rewards.ranks import Ranks
-from rluf_assets.rewards.zero import Zero
 
 Report = Callable[[int, int, Mapping[str, float]], None]
 
@@ -93,7 +92,7 @@ def optimise_policy(
     more or too many rewards are NaN.
     """
     config.check_names(scorers)
-    ranks = Ranks.of_launch()
+    ranks = join()
     if config.optimiser == "none":
         if ranks.first:
             copy_policy(base_policy, folders.out)
@@ -104,7 +103,7 @@ def optimise_policy(
     policy, reference = (_engine(base_policy, config, zero) for _ in range(2))
     if config.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable()
-    if zero is not None:
+    if zero is not None and zero.shards_weights:  # else it is whole on every rank, in the pass's own precision
         reference.pass_through(zero.read_only(reference.model), zero.rounds)
     learner = new_learner(policy, config, ranks, zero)
     run = _Run(

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from rluf_assets.chat import Message
+from rluf_assets.distributed import ALONE, Ranks
 from rluf_assets.errors import DataError
 from rluf_assets.policy.batch import BASELINE
 from rluf_assets.policy.config import OptimisationConfig, PromptGroup
@@ -25,7 +26,7 @@ from rluf_assets.policy.engine import Completion
 from rluf_assets.policy.judges import find_judge, has_farewell
 from rluf_assets.policy.objectives import Normalisation, add_rewards
 from rluf_assets.policy.sampler import Samples
-from rluf_assets.rewards.ranks import ALONE, Ranks
+from rluf_assets.rewards.calibration import strata_of
 
 
 class Scorer(Protocol):
@@ -145,23 +146,32 @@ def _row(prompt: Prompt, completion_id: int, completion: Completion) -> dict[str
 def score_rows(scorer: Any, rows: pl.DataFrame, ranks: Ranks = ALONE, **options: Any) -> pl.DataFrame:
     """A reward model's columns for every row (`prompt_id`, `prompt`, `completion`), in the rows' order.
 
+    Where the rows have a use case and a turn, live probabilities are those of their strata.
     Whole prompts on each rank: a reward model reads a prompt once for all its replies. One that lies in parts over the
     ranks deals its batches out itself.
     """
     if getattr(scorer, "ranks", ALONE).size > 1:
-        whole: pl.DataFrame = scorer.score(rows["prompt"].to_list(), rows["completion"].to_list(), **options)
+        whole: pl.DataFrame = _scored(scorer, rows, options)
         return whole
-    rows = rows.select("prompt", "completion", pl.col("prompt_id").rle_id().alias("run"))
+    strata = pl.col("^(use_case|turn_index)$")
+    rows = rows.select("prompt", "completion", strata, pl.col("prompt_id").rle_id().alias("run"))
     prompts = rows.partition_by("run", maintain_order=True)
 
     def score(share: list[int]) -> list[pl.DataFrame]:
         mine = pl.concat([prompts[i] for i in share])
-        found = scorer.score(mine["prompt"].to_list(), mine["completion"].to_list(), **options)
+        found = _scored(scorer, mine, options)
         parts = found.with_columns(run=mine["run"]).partition_by("run", maintain_order=True)
         return [part.drop("run") for part in parts]
 
     parts = ranks.spread(len(prompts), score)
     return pl.concat(parts) if parts else scorer.score([], [], **options)
+
+
+def _scored(scorer: Any, rows: pl.DataFrame, options: dict[str, Any]) -> pl.DataFrame:
+    strata = strata_of(rows)
+    known = options if strata is None else options | {"strata": strata}
+    found: pl.DataFrame = scorer.score(rows["prompt"].to_list(), rows["completion"].to_list(), **known)
+    return found
 
 
 def raw_scores(sample: pl.DataFrame, scorers: Mapping[str, Scorer], ranks: Ranks = ALONE) -> pl.DataFrame:

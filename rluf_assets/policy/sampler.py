@@ -17,15 +17,12 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from rluf_assets.chat import Message
+from rluf_assets.distributed import ALONE, Ranks, Zero, device, pass_dtype
 from rluf_assets.errors import ConfigError, TrainingError
 from rluf_assets.policy.config import OptimisationConfig, VllmConfig
 from rluf_assets.policy.engine import Completion, TransformersEngine
 from rluf_assets.policy.learner import Learner
-from rluf_assets.rewards.attention import pass_dtype
-from rluf_assets.rewards.ranks import ALONE, Ranks
-from rluf_assets.rewards.scoring import device
 from rluf_assets.rewards.sharded import whole_weights
-from rluf_assets.rewards.zero import Zero
 
 if TYPE_CHECKING:
     from rluf_assets.policy.vllm_engine import VLLMEngine
@@ -161,7 +158,7 @@ def check_tensor_parallel(config: VllmConfig, ranks: Ranks) -> None:
 
 def new_engine(folder: Path, config: OptimisationConfig) -> TransformersEngine:
     """A policy folder's engine in this process, as the config says."""
-    dtype = pass_dtype(config.dtype, device())
+    dtype = pass_dtype(config.dtype)
     return TransformersEngine(
         folder, device=device(), autocast=dtype == "bfloat16", batch_tokens=config.sampling_tokens
     )

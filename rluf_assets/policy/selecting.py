@@ -13,12 +13,12 @@ from functools import partial
 import numpy as np
 import polars as pl
 
+from rluf_assets.distributed import ALONE, Ranks
 from rluf_assets.policy import codpo, crpg, crraft, raft
 from rluf_assets.policy.batch import BASELINE, Batch, Reply, Selection
 from rluf_assets.policy.config import OptimisationConfig, PromptGroup
 from rluf_assets.policy.engine import Completion, TransformersEngine
 from rluf_assets.policy.phases import matrix
-from rluf_assets.rewards.ranks import ALONE, Ranks
 
 SELECT: dict[str, Callable[[Batch], Selection]] = {
     "crraft": crraft.select,

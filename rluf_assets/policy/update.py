@@ -16,12 +16,12 @@ import polars as pl
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rluf_assets.distributed import ALONE, Ranks
 from rluf_assets.policy import codpo, crraft
 from rluf_assets.policy.config import OptimisationConfig, PromptGroup
 from rluf_assets.policy.engine import TransformersEngine, length_batches
 from rluf_assets.policy.learner import Learner, Piece
 from rluf_assets.policy.selecting import completions_of
-from rluf_assets.rewards.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from rluf_assets.rewards import metrics
+from rluf_assets.rewards.calibration import strata_of
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.evaluation import Evaluation
 from rluf_assets.rewards.metrics import Clusters, RankStatistics
-from rluf_assets.rewards.scoring import RewardModel
+from rluf_assets.rewards.scoring import RewardModel, finite
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,24 @@ class Verdict:
         return asdict(self)
 
 
-def compare(evaluation: Evaluation, previous: RewardModel, config: RewardConfig, *, seed: int) -> Verdict:
-    """Judge a model by its `evaluation` against `previous`, scored here on the same rows.
+def score_again(rows: pl.DataFrame, previous: RewardModel) -> pl.DataFrame:
+    """The predecessor's scores of evaluated rows: live probabilities by the same strata as the successor's."""
+    found = previous.score(rows["prompt"].to_list(), rows["completion"].to_list(), strata=strata_of(rows))
+    finite(
+        found["logit"].to_numpy(),
+        "the predecessor on the holdout",
+        previous.network.model.dtype,
+    )
+    return found
+
+
+def compare(evaluation: Evaluation, before: pl.DataFrame, config: RewardConfig, *, seed: int) -> Verdict:
+    """Judge a model by its `evaluation` against its predecessor's scores of the same rows (`score_again`).
 
     Worse is: an interval of a difference lies wholly on the bad side (less AUROC, more log loss of live probabilities).
     """
     rows, scores = evaluation.rows, evaluation.scores
     labels, weights = scores["label"].to_numpy().astype(np.float64), scores["weight"].to_numpy()
-    before = previous.score(rows["prompt"].to_list(), rows["completion"].to_list())
     group = next((rows[c] for c in ("user_id", "conversation_id") if c in rows.columns), None)
     groups = np.arange(len(rows)) if group is None else group.fill_null("").to_numpy()
     settings = config.evaluation

@@ -1,8 +1,6 @@
-"""How far a model's attention reaches, and what a CPU computes in which precision: bfloat16 only where it has
-instructions for it, attention to be learned from in float32.
+"""How far a model's attention reaches, and which kernel computes it: on a CPU, attention to be learned from in float32.
 
-Without such instructions a bfloat16 product runs some fifty times slower than a float32 one. With them PyTorch's CPU
-flash attention still runs its bfloat16 backward several times slower than its float32 one, which costs more than
+PyTorch's CPU flash attention runs its bfloat16 backward several times slower than its float32 one, which costs more than
 bfloat16 gains elsewhere. On a GPU the ordinary kernels are right.
 """
 
@@ -55,14 +53,6 @@ AttentionMaskInterface.register(FLOAT32, sdpa_mask)
 def attention_for(config: PretrainedConfig, dtype: str, device: str) -> str:
     """Name of the attention implementation for a model that runs in `dtype` on `device`."""
     return FLOAT32 if dtype == "bfloat16" and device == "cpu" else "sdpa"
-
-
-def pass_dtype(wanted: str, device: str) -> str:
-    """`wanted`, or float32 where that is bfloat16 and the CPU has no instructions for it."""
-    if wanted != "bfloat16" or device != "cpu":
-        return wanted
-    has_bfloat16 = any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
-    return wanted if has_bfloat16 else "float32"
 
 
 def attention_window(config: PretrainedConfig | Mapping[str, Any]) -> int | None:

@@ -21,7 +21,7 @@ from rluf_assets.rewards.data import labelled_rows, limit_rows, pair_rows
 from rluf_assets.rewards.ensemble import Ensemble, fit_ensemble
 from rluf_assets.rewards.holdout import encode_held, sample_negatives
 from rluf_assets.rewards.metrics import Clusters, RankStatistics
-from rluf_assets.rewards.scoring import RewardModel
+from rluf_assets.rewards.scoring import RewardModel, finite
 from rluf_assets.rewards.style import style_features
 
 TURN_EDGES = (1, 2, 4, 7)
@@ -41,19 +41,53 @@ class Evaluation:
     ensemble: Ensemble | None = None
 
 
-def evaluate_signal(
-    model: RewardModel, train: pl.DataFrame, holdout: pl.LazyFrame, config: RewardConfig, *, seed: int
-) -> Evaluation:
-    """P[signal] on the natural-rate holdout, which may be larger than memory; `train` is for the baselines.
+@dataclass(frozen=True)
+class Held:
+    """Held-out rows that were scored, in one order: their texts, scores, pooled features (signals alone), and counts."""
 
-    Raises DataError as training does.
-    """
+    rows: pl.DataFrame
+    scores: pl.DataFrame
+    features: np.ndarray
+    counts: dict[str, int]
+
+
+def score_signal(model: RewardModel, holdout: pl.LazyFrame, config: RewardConfig, *, seed: int) -> Held:
+    """Score P[signal] on the natural-rate holdout, which may be larger than memory; over all ranks of the model."""
     lenient = config.model_copy(update={"on_empty_completion": "drop"})
     total, rows = sample_negatives(holdout, lenient, seed)
     read = len(rows)
     rows = labelled_rows(rows, "holdout", lenient).with_columns(label=(pl.col("label") > 0.5).cast(pl.Float64))
-    train = limit_rows(labelled_rows(train, "train", lenient), baselines.MAX_BASELINE_ROWS, seed)
     rows, scored, features = _score(model, rows, "completion", config)
+    return Held(rows, scored, features, {"holdout_rows": total, "dropped_rows": read - len(rows)})
+
+
+def score_pairs(model: RewardModel, held: pl.DataFrame, config: RewardConfig) -> Held:
+    """Score both sides of held-out pairs: chosen_logit, rejected_logit; over all ranks of the model."""
+    rows = pair_rows(held, "eval", config.model_copy(update={"on_empty_completion": "drop", "use_margin": False}))
+    logits = _score_pairs(model, rows, config)
+    kept = np.isfinite(logits[:, 0])
+    sides = pl.DataFrame({"chosen_logit": logits[kept, 0], "rejected_logit": logits[kept, 1]})
+    return Held(rows.filter(kept), sides, np.zeros((0, 0)), {"dropped_pairs": len(held) - int(kept.sum())})
+
+
+def evaluate_signal(
+    model: RewardModel,
+    train: pl.DataFrame,
+    holdout: pl.LazyFrame,
+    config: RewardConfig,
+    *,
+    seed: int,
+    held: Held | None = None,
+) -> Evaluation:
+    """P[signal] on the natural-rate holdout (`held`: scored already); `train`, what it learned from, is for the baselines.
+
+    Raises DataError as training does.
+    """
+    held = held or score_signal(model, holdout, config, seed=seed)
+    rows, scored, features = held.rows, held.scores, held.features
+    lenient = config.model_copy(update={"on_empty_completion": "drop"})
+    train = labelled_rows(train, "train", lenient)
+    learned = limit_rows(train, baselines.MAX_BASELINE_ROWS, seed)
     scores = pl.concat(
         [_identity(rows, ("message_id", "user_id", "use_case", "turn_index", "policy_version")), scored],
         how="horizontal",
@@ -68,8 +102,8 @@ def evaluate_signal(
     found |= _calibration(labels, live, clusters)
     found |= _correlations(scores["logit"].to_numpy(), rows["completion"], clusters)
     others = {
-        "length_only": baselines.length_scores(train, rows),
-        "bag_of_words": BagOfWords().fit_labelled(train).score_labelled(rows),
+        "length_only": baselines.length_scores(learned, rows),
+        "bag_of_words": BagOfWords().fit_labelled(learned).score_labelled(rows),
     }
     for name, values in others.items():
         found |= _named(f"auroc_{name}", clusters.estimate(RankStatistics(values, labels).auroc))
@@ -79,9 +113,10 @@ def evaluate_signal(
     )  # fmt: skip
     found |= {
         "ensemble_members": len(ensemble.scales) if ensemble else 0,
-        "holdout_rows": total,
+        **held.counts,
         "scored_rows": len(rows),
-        "dropped_rows": read - len(rows),
+        "model_train_rows": len(train),
+        "baseline_train_rows": len(learned),
         "holdout_positives": int(labels.sum()),
         "base_rate": float(np.average(labels, weights=clusters.weights)),
         "reliability": _reliability(labels, live, clusters, config.evaluation),
@@ -91,17 +126,22 @@ def evaluate_signal(
 
 
 def evaluate_pairs(
-    model: RewardModel, train: pl.DataFrame, held: pl.DataFrame, config: RewardConfig, *, seed: int
+    model: RewardModel,
+    train: pl.DataFrame,
+    pairs: pl.DataFrame,
+    config: RewardConfig,
+    *,
+    seed: int,
+    held: Held | None = None,
 ) -> Evaluation:
-    """A Bradley-Terry model on held-out pairs: accuracy, margin, log loss, baselines, by use case."""
+    """A Bradley-Terry model on held-out pairs: accuracy, margin, log loss, baselines, by use case; as `evaluate_signal`."""
+    held = held or score_pairs(model, pairs, config)
+    rows, logits = held.rows, held.scores.to_numpy()
     lenient = config.model_copy(update={"on_empty_completion": "drop", "use_margin": False})
-    rows = pair_rows(held, "eval", lenient)
-    train = limit_rows(pair_rows(train, "train", lenient), baselines.MAX_BASELINE_ROWS, seed)
-    logits = _score_pairs(model, rows, config)
-    rows, logits = rows.filter(np.isfinite(logits[:, 0])), logits[np.isfinite(logits[:, 0])]
+    train = pair_rows(train, "train", lenient)
+    learned = limit_rows(train, baselines.MAX_BASELINE_ROWS, seed)
     # Not with_columns: pairs in TRL's plain format have neither, and a frame without columns has no rows.
-    sides = pl.DataFrame({"chosen_logit": logits[:, 0], "rejected_logit": logits[:, 1]})
-    scores = pl.concat([_identity(rows, ("pair_id", "use_case")), sides], how="horizontal")
+    scores = pl.concat([_identity(rows, ("pair_id", "use_case")), held.scores], how="horizontal")
     margin = logits[:, 0] - logits[:, 1]
     clusters = _clusters(rows, config.evaluation, seed)
     found = _named("pair_accuracy", clusters.estimate(metrics.weighted_mean(_wins(margin))))
@@ -110,8 +150,8 @@ def evaluate_pairs(
     losses = metrics.log_losses(probability, np.ones_like(margin))
     found |= _named("log_loss", clusters.estimate(metrics.weighted_mean(losses)))
     others = {
-        "length_only": baselines.length_pair_scores(train, rows),
-        "bag_of_words": BagOfWords().fit_pairs(train).score_pairs(rows),
+        "length_only": baselines.length_pair_scores(learned, rows),
+        "bag_of_words": BagOfWords().fit_pairs(learned).score_pairs(rows),
     }
     for name, values in others.items():
         found |= _named(f"pair_accuracy_{name}", clusters.estimate(metrics.weighted_mean(_wins(values))))
@@ -120,7 +160,10 @@ def evaluate_pairs(
     )
     found |= _correlations(logits.T.ravel(), pl.concat([rows["chosen"], rows["rejected"]]), twice)
     found |= {
+        **held.counts,
         "eval_pairs": len(rows),
+        "model_train_pairs": len(train),
+        "baseline_train_pairs": len(learned),
         "mean_logit": float(logits.mean()),
         "sd_logit": float(logits.std()),
         "slices": _pair_slices(rows, margin, clusters, config.evaluation),
@@ -135,6 +178,7 @@ def _score(
     encoded = encode_held(model.encoder, rows, column, config)
     fits = ~encoded.too_long
     logits, features = model.read_token_ids([encoded.token_ids[i] for i in np.flatnonzero(fits)])
+    finite(logits, "held-out rows", model.network.model.dtype)
     rows = rows.filter(fits)
     return rows, model.probabilities(logits, strata_of(rows)), features
 

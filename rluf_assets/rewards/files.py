@@ -22,7 +22,7 @@ from rluf_assets.rewards.data import normal_prompts, read_table
 from rluf_assets.rewards.evaluation import evaluate_pairs, evaluate_signal
 from rluf_assets.rewards.holdout import check_held
 from rluf_assets.rewards.report import conclusion, write_report
-from rluf_assets.rewards.scoring import RewardModel, device
+from rluf_assets.rewards.scoring import RewardModel, finite, load_scorer
 from rluf_assets.rewards.trainer import Progress, named_writes
 from rluf_assets.rewards.training import train_reward
 
@@ -54,7 +54,7 @@ def train_reward_files(
     labelled = settings.objective == "bce"
     check_held(frames[1].lazy(), settings, base, seed=seed)
     partial.mkdir(parents=True, exist_ok=True)
-    train_reward(
+    trained = train_reward(
         base,
         frames[0],
         settings,
@@ -64,8 +64,8 @@ def train_reward_files(
         rates=rates_of(frames[0], objective) if labelled else {"signal": objective},
         progress=progress,
     )
-    model = RewardModel.load(partial, device=device(), share_prefixes=settings.share_prefixes)
-    learned, held = frames
+    model = load_scorer(partial, settings.dtype, None, share_prefixes=settings.share_prefixes)
+    learned, held = trained.learned, frames[1]
     evaluated = (
         evaluate_signal(model, learned, held.lazy(), settings, seed=seed)
         if labelled
@@ -94,8 +94,8 @@ def score_files(
         raise DataError(f"{source}: has columns {taken} already; rename them, scores would overwrite them.")
     prompts, completions = normal_prompts(frame, str(source))
     reward = RewardModel.load(model, device=device)
-    logits = reward.score(prompts, completions, batch_tokens=batch_tokens)["logit"].to_numpy()
-    scores = reward.probabilities(logits, strata_of(frame))
+    scores = reward.score(prompts, completions, batch_tokens=batch_tokens, strata=strata_of(frame))
+    finite(scores["logit"].to_numpy(), str(source), "float32")
     scored = pl.concat([frame, scores.rename({"logit": "score"}).select(SCORES)], how="horizontal")
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f"{output.name}.partial")

@@ -7,7 +7,8 @@ budget. A batch of one gives what a batch of many gives, within float32 rounding
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ import polars as pl
 import torch
 
 from rluf_assets.chat import Message
-from rluf_assets.errors import DataError
+from rluf_assets.distributed import ALONE, Ranks, Zero, device, join, pass_dtype
+from rluf_assets.errors import DataError, TrainingError
 from rluf_assets.rewards.batching import Batch, Unit, budget_batches, collate, make_unit
 from rluf_assets.rewards.calibration import Calibration, load_calibration
 from rluf_assets.rewards.encoding import Encoder
 from rluf_assets.rewards.ensemble import Ensemble, load_ensemble
-from rluf_assets.rewards.model import FeatureTap, RewardNetwork, ScoreReader, load_network
-from rluf_assets.rewards.ranks import ALONE, Ranks
+from rluf_assets.rewards.model import FeatureTap, RewardNetwork, ScoreReader, load_network, to_pass
 from rluf_assets.rewards.trees import group_rows
 
 log = logging.getLogger(__name__)
@@ -34,9 +35,16 @@ NO_MEMBERS = (
 )
 
 
-def device() -> str:
-    """Where training and its evaluation run: a GPU if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def finite(logits: np.ndarray, what: str, dtype: object) -> np.ndarray:
+    """The scores as they are. Raises TrainingError if some are no numbers: no figure can rest on them."""
+    bad = int((~np.isfinite(logits)).sum())
+    if bad:
+        precision = str(dtype).removeprefix("torch.")
+        raise TrainingError(
+            f"{what}: {bad} of {len(logits)} scores are NaN or infinite (passes in {precision}). The model's weights are "
+            "no numbers, or its passes overflow: train with a lower learning_rate, or use dtype: float32."
+        )
+    return logits
 
 
 class RewardModel:
@@ -57,20 +65,21 @@ class RewardModel:
         self.share_prefixes = share_prefixes and network.shares_prefixes(self.encoder.max_length)
         self._reader = ScoreReader(network)
         self._passes: torch.nn.Module = network.model
-        self.ranks = ALONE
+        self.ranks, self._sharded = ALONE, False
 
     def pass_through(self, module: torch.nn.Module, ranks: Ranks) -> None:
         """Send passes through `module`, which shards the network over `ranks`: all must then score the same rows, in step.
 
         Each computes its share of the batches, and all have all scores.
         """
-        self._passes, self.ranks = module, ranks
+        self._passes, self.ranks, self._sharded = module, ranks, True
 
     @classmethod
     def load(
         cls, folder: str | Path, *, device: str = "cpu", dtype: str = "float32", share_prefixes: bool = True
     ) -> RewardModel:
-        """Load a reward-model folder. `dtype="bfloat16"` is faster and rounds scores to about two decimals.
+        """Load a reward-model folder. `dtype="bfloat16"` is faster and moves scores in the third figure; the score
+        itself is float32.
 
         Raises ArtifactMissing if it is not finished, DataError if its calibration, weights or tokenizer are corrupt.
         """
@@ -82,7 +91,8 @@ class RewardModel:
                 f"{folder}: the tokenizer lacks {absent}, so it is not the one this reward model was trained with. "
                 "Restore the tokenizer files and the chat template."
             )
-        network.model.to(device=device, dtype=getattr(torch, dtype)).eval()
+        to_pass(network.model, device, dtype)
+        network.model.eval()
         return cls(network, calibration, share_prefixes=share_prefixes, ensemble=load_ensemble(folder))
 
     def score(
@@ -92,8 +102,12 @@ class RewardModel:
         *,
         batch_tokens: int = 16_384,
         members: bool = False,
+        strata: Sequence[str] | None = None,
     ) -> pl.DataFrame:
         """Columns logit, probability (training rate), live_probability; one row per input row, in input order.
+
+        `strata`: each row's use case and turn as `strata_of` names them. Where negatives were matched, the live
+        probability is that of the row's own stratum; without them it is the overall one.
 
         With `members` also `member_live_probability` (a list, one per member of the ensemble) and `disagreement` (their
         spread over that of 99% of logged replies), both null where the model has no ensemble.
@@ -113,11 +127,11 @@ class RewardModel:
             )  # fmt: skip
         if not (members and self.ensemble):
             logits = self.score_token_ids(token_ids, batch_tokens=batch_tokens).astype(np.float64)
-            found = self.probabilities(logits)
+            found = self.probabilities(logits, strata)
             return found.with_columns(NO_MEMBERS) if members else found
         logits, features = self.read_token_ids(token_ids, batch_tokens=batch_tokens)
         odds = self.ensemble.log_odds(logits, features)
-        return self.probabilities(logits).with_columns(
+        return self.probabilities(logits, strata).with_columns(
             pl.Series("member_live_probability", self.ensemble.live_probabilities(odds).tolist(), MEMBERS),
             pl.Series("disagreement", self.ensemble.disagreement(odds), pl.Float64),
         )
@@ -159,7 +173,7 @@ class RewardModel:
         self.network.model.eval()
         batches = list(budget_batches(units, batch_tokens, self.ranks.size))
         mine = batches[self.ranks.rank :: self.ranks.size]
-        idle = -(-len(batches) // self.ranks.size) - len(mine)
+        idle = -(-len(batches) // self.ranks.size) - len(mine) if self._sharded else 0
         for batch_units in mine:
             examples, batch = self._collated(batch_units)
             logits[examples] = self._reader(self._passes, batch).cpu().numpy()
@@ -178,3 +192,27 @@ class RewardModel:
         batch = collate(units, int(self.network.tokenizer.pad_token_id))
         examples = batch.pop("examples").numpy()
         return examples, {name: values.to(self.network.model.device) for name, values in batch.items()}
+
+
+def load_scorer(
+    folder: Path, dtype: str, zero: Zero | None, *, ranks: Ranks = ALONE, share_prefixes: bool = True
+) -> RewardModel:
+    """A finished reward model that scores in `dtype` on this process's device; in parts where the stage shards weights.
+
+    `ranks`: those that score the same rows together, each its share of the batches.
+    """
+    dtype = pass_dtype(dtype)
+    load = partial(RewardModel.load, folder, device=device(), dtype=dtype, share_prefixes=share_prefixes)
+    return over_ranks(load, zero, ranks)
+
+
+def over_ranks(load: Callable[[], RewardModel], zero: Zero | None, ranks: Ranks = ALONE) -> RewardModel:
+    """What `load` loads, whole on each of the `ranks`; where the stage shards weights, each rank's part of it."""
+    if zero is None or not zero.shards_weights:
+        model = load()
+        model.ranks = ranks
+        return model
+    with zero.loading():
+        model = load()
+    model.pass_through(zero.read_only(model.network.model), join())
+    return model

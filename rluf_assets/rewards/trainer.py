@@ -1,6 +1,6 @@
 """RewardTrainer: transformers' Trainer with our losses, our batches and checkpoints that are whole or not there.
 
-Trainer keeps its loop, optimiser, schedule, checkpoints, and its DDP, DeepSpeed and FSDP hooks.
+Trainer keeps its loop, optimiser, schedule, checkpoints, and its DDP and DeepSpeed hooks.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from rluf_assets.distributed import TIMEOUT
 from rluf_assets.errors import TrainingError
 from rluf_assets.rewards.batching import Batch, StepSampler, Unit, collate
 from rluf_assets.rewards.config import RewardConfig
@@ -183,7 +184,8 @@ class _Report(TrainerCallback):
 
 
 def training_arguments(config: RewardConfig, seed: int, checkpoints: Path) -> TrainingArguments:
-    """Trainer's settings. Made before the base is loaded, and kept: they tell `from_pretrained` of ZeRO-3."""
+    """Trainer's settings. Made after the launch is joined and before the base is loaded, and kept: they tell
+    `from_pretrained` of ZeRO-3."""
     return TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=config.epochs,
@@ -203,6 +205,7 @@ def training_arguments(config: RewardConfig, seed: int, checkpoints: Path) -> Tr
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,
+        ddp_timeout=int(TIMEOUT.total_seconds()),
         dataloader_pin_memory=False,
         disable_tqdm=True,
         report_to=[],

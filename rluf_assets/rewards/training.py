@@ -16,9 +16,9 @@ import numpy as np
 import polars as pl
 from transformers import set_seed
 
+from rluf_assets.distributed import Ranks, Zero, device, join, pass_dtype
 from rluf_assets.errors import ConfigError, DataError, TrainingError
 from rluf_assets.rewards import data
-from rluf_assets.rewards.attention import pass_dtype
 from rluf_assets.rewards.batching import Unit, make_unit
 from rluf_assets.rewards.calibration import (
     Calibration,
@@ -31,12 +31,11 @@ from rluf_assets.rewards.calibration import (
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.encoding import Encoder
 from rluf_assets.rewards.memory import give_back
-from rluf_assets.rewards.model import RewardNetwork, load_network, save_network, with_lora
-from rluf_assets.rewards.scoring import MAX_TREE_ROWS, RewardModel, device
+from rluf_assets.rewards.model import RewardNetwork, load_network, save_network, to_pass, with_lora
+from rluf_assets.rewards.scoring import MAX_TREE_ROWS, RewardModel, finite, over_ranks
 from rluf_assets.rewards.sharded import gather_weights
 from rluf_assets.rewards.trainer import Progress, RewardTrainer, named_writes, resume_point, training_arguments
 from rluf_assets.rewards.trees import group_rows
-from rluf_assets.rewards.zero import Zero, in_parts
 
 
 @dataclass
@@ -45,6 +44,7 @@ class Trained:
 
     rows: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    learned: pl.DataFrame = field(default_factory=pl.DataFrame)  # the rows, for baselines on the same ones
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,9 @@ def train_reward(
     a reward model to start from, `base` the folder or hub id to start from otherwise. All checks of data, tokenizer and
     model come before the first step. Under `accelerate launch` every process calls this; the first one saves.
     """
+    ranks = join()
     set_seed(seed % 2**32)
-    config = config.model_copy(update={"dtype": pass_dtype(config.dtype, device())})
+    config = config.model_copy(update={"dtype": pass_dtype(config.dtype)})
     started_from = load_calibration(previous) if previous else None
     if started_from and started_from.objective != config.objective:
         raise ConfigError(
@@ -126,19 +127,20 @@ def train_reward(
     if saves:
         with named_writes(out):
             save_network(model, network.tokenizer, out)
-        give_back()
-    trainer.accelerator.wait_for_everyone()
-    zero = Zero.of_launch("float32", fsdp=True)
-    if saves or (zero and zero.shards_weights):
-        calibration = _calibration(out, encoding.take(held), rows, held, config, rates, encoder, zero)
-        if saves:
-            with named_writes(out):
-                calibration.save(out)  # last: a folder with a calibration is a finished model
-    trainer.accelerator.wait_for_everyone()
+    steps = trainer.state.global_step
+    del trainer, model, network  # what is calibrated is what was saved, in the precision that it will score in
+    give_back()
+    ranks.wait()
+    zero = Zero.of_launch(config.dtype)
+    calibration = _calibration(out, encoding.take(held), rows, held, config, rates, encoder, zero, ranks)
+    if saves:
+        with named_writes(out):
+            calibration.save(out)  # last: a folder with a calibration is a finished model
+    ranks.wait()
     tokens = sum(len(tree) for unit in units for tree in unit.trees)
     plain = sum(len(ids) for ids in encoding.take(~held).token_ids)
-    figures = {"steps": trainer.state.global_step, "ranks": trainer.ranks, "tokens": tokens}
-    return Trained(counts, figures | {"tokens_without_sharing": plain})
+    figures = {"steps": steps, "ranks": ranks.size, "tokens": tokens}
+    return Trained(counts, figures | {"tokens_without_sharing": plain}, rows.filter(~held).drop("_row"))
 
 
 def _split(
@@ -217,8 +219,12 @@ def _calibration(
     rates: dict[str, Any] | None,
     encoder: Encoder,
     zero: Zero | None,
+    ranks: Ranks,
 ) -> Calibration:
-    """Calibrate the model as saved (adapters merged, float32) on the validation rows, `held`."""
+    """Calibrate the model as saved (adapters merged) on the validation rows, `held`, scored over all ranks.
+
+    Raises TrainingError if a score is no number.
+    """
     signal_like = config.objective == "bce"
     times = data.times_of(rows.filter(~is_held))
     last = times.max() if times is not None else None
@@ -236,8 +242,8 @@ def _calibration(
     )
     if not is_held.any():
         return plain
-    model = in_parts(lambda: _reloaded(out, plain, config), zero)
-    logits = model.score_token_ids(held.token_ids).astype(np.float64)
+    model = over_ranks(lambda: _reloaded(out, plain, config), zero, ranks)
+    logits = finite(model.score_token_ids(held.token_ids), "calibration", config.dtype).astype(np.float64)
     if not signal_like:
         return plain.model_copy(update={"temperature": fit_pairs(logits[0::2] - logits[1::2])})
     labels, weights = (rows.filter(is_held)[name].to_numpy() for name in ("label", "weight"))
@@ -246,9 +252,9 @@ def _calibration(
 
 
 def _reloaded(out: Path, calibration: Calibration, config: RewardConfig) -> RewardModel:
-    model = RewardModel(load_network(out), calibration, share_prefixes=config.share_prefixes)
-    model.network.model.to(device())
-    return model
+    network = load_network(out, device=device())
+    to_pass(network.model, device(), config.dtype)
+    return RewardModel(network, calibration, share_prefixes=config.share_prefixes)
 
 
 def _digest(encoding: Encoding, rows: pl.DataFrame, config: RewardConfig, seed: int, ranks: int) -> str:

@@ -15,12 +15,12 @@ import polars as pl
 import pytest
 
 from resources.launchers.spec import InputArtifact, JobSpec
+from rluf_assets.distributed import pass_dtype
 from rluf_assets.errors import ArtifactMissing, ConfigError, DataError
 from rluf_assets.jobs import evaluate_candidate, optimise_policy, train_base_policy
 from rluf_assets.jobs.runner import run_job
 from rluf_assets.lake import Artifact, content_hash, read_artifact
 from rluf_assets.policy.judges import JUDGES
-from rluf_assets.rewards.attention import pass_dtype
 from rluf_assets.rewards.scoring import RewardModel
 from tests.policy.conftest import TINY
 from tests.policy.test_loop import CONFIG, changed
@@ -83,7 +83,7 @@ def test_optimise_job_scores_in_the_dtype_of_its_passes(
     exact = scorers["love"].score(sample["prompt"].to_list(), sample["completion"].to_list())["logit"]
     off = (scores["logit_love"] - exact).abs()
     assert off.max() < 0.05 * (exact.max() - exact.min())
-    assert (off.max() > 1e-4) == (pass_dtype("bfloat16", "cpu") == "bfloat16")
+    assert (off.max() > 1e-4) == (pass_dtype("bfloat16") == "bfloat16")
 
 
 def test_optimise_job_checks_names_before_it_loads_anything(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ import numpy as np
 import polars as pl
 import torch
 
+from rluf_assets.distributed import join
 from rluf_assets.errors import TrainingError
 from rluf_assets.policy.base import save_policy
 from rluf_assets.policy.config import EvaluationConfig, OptimisationConfig, VllmConfig
 from rluf_assets.policy.engine import Completion, TransformersEngine
 from rluf_assets.policy.vllm_engine import VLLMEngine
-from rluf_assets.rewards.ranks import Ranks
 
 NEW_TOKENS = 32
 
@@ -208,7 +208,7 @@ def evaluation(base: Path, file: Path, scratch: Path, *rewards: Path) -> dict[st
 
 if __name__ == "__main__":
     out, task, *folders = sys.argv[1:]
-    Ranks.of_launch()
+    join()
     tasks = {"greedy": greedy, "memory": memory, "bfloat16": bfloat16, "loop": loop, "evaluation": evaluation}
     # In several processes, one copy of the policy for each or between them.
     tasks |= {f"loop_{shared}": partial(loop, tensor_parallel=shared) for shared in (1, 2)}

@@ -10,14 +10,21 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from rluf_assets.chat import CHAT_TEMPLATE, END
+from rluf_assets.distributed import pass_dtype
 from rluf_assets.errors import DataError
-from rluf_assets.rewards.attention import pass_dtype
 from rluf_assets.rewards.batching import collate, make_unit
 from rluf_assets.rewards.config import LoraConfig
-from rluf_assets.rewards.model import ScoreReader, load_network, save_network, with_lora
+from rluf_assets.rewards.model import ScoreReader, load_network, save_network, to_pass, with_lora
 from tests.rewards.conftest import make_tokenizer
 
 STORIES = Path(__file__).parents[3] / "shared" / "data" / "stories260K"
@@ -177,7 +184,7 @@ def test_a_real_llama_without_template_or_pad_token_gets_both():
     network = load_network(STORIES)
     assert network.tokenizer.chat_template == CHAT_TEMPLATE
     assert network.tokenizer.pad_token_id not in (None, network.tokenizer.eos_token_id, network.tokenizer.unk_token_id)
-    assert network.model.get_input_embeddings().weight.shape[0] == len(network.tokenizer)
+    assert network.model.get_input_embeddings().weight.shape[0] == 576  # 517 tokens, up to a multiple of 64
     sequences = random_rows(4, 500)
     shared = scores(network, sequences, share=True)
     alone = torch.cat([scores(network, [sequence], share=True) for sequence in sequences])
@@ -201,6 +208,64 @@ def test_an_encoder_falls_back_to_one_row_per_reply():
 def test_bfloat16_is_left_where_a_cpu_has_no_instructions_for_it(monkeypatch):
     for found, taken in (({"avx2": True, "avx512_bf16": False}, "float32"), ({"amx_bf16": True}, "bfloat16")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
-        assert pass_dtype("bfloat16", "cpu") == taken
-        assert pass_dtype("float32", "cpu") == "float32"
-        assert pass_dtype("bfloat16", "cuda") == "bfloat16"
+        assert pass_dtype("bfloat16") == taken
+        assert pass_dtype("float32") == "float32"
+
+
+def test_the_score_is_float32_where_the_body_is_bfloat16(base):
+    """A bfloat16 score has 8 bits: the best of some near ones is another, or ties."""
+    network = load_network(base)
+    sequences = random_rows(64, 300, seed=7)
+    exact = scores(network, sequences, share=False)
+    head = network.model.score.weight.detach().clone()
+    rotary = network.model.model.rotary_emb.inv_freq.clone()
+    to_pass(network.model, "cpu", "bfloat16")
+    assert network.model.model.embed_tokens.weight.dtype == torch.bfloat16
+    assert network.model.score.weight.dtype == torch.float32
+    assert network.model.score.weight.equal(head)
+    assert network.model.model.rotary_emb.inv_freq.equal(rotary)
+    half = scores(network, sequences, share=False)
+    assert half.dtype == torch.float32
+    assert not half.equal(half.bfloat16().float()), "a score that bfloat16 could hold was rounded to it"
+    assert len(half.unique()) == len(exact.unique())
+    assert (half - exact).abs().max() < 0.05
+
+
+def test_the_score_is_float32_in_training_too(base):
+    network = load_network(base)
+    reader = ScoreReader(network)
+    batch = collate([make_unit([row], [i], share=True) for i, row in enumerate(random_rows(16, 300, seed=8))], 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = reader(network.model, batch)
+    assert logits.dtype == torch.float32
+    assert not logits.equal(logits.bfloat16().float())
+    logits.sum().backward()
+    assert network.model.score.weight.grad.dtype == torch.float32
+
+
+def test_added_tokens_fill_the_vocabulary_up_to_a_multiple_of_64(tmp_path):
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    raw.train_from_iterator([], trainers.BpeTrainer(vocab_size=300, special_tokens=["</s>"], initial_alphabet=alphabet))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", pad_token="</s>")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "bare")
+    tokenizer.save_pretrained(tmp_path / "bare")
+    network = load_network(tmp_path / "bare")
+    assert network.tokenizer.pad_token_id != network.tokenizer.eos_token_id
+    rows = network.model.get_input_embeddings().num_embeddings
+    assert (len(tokenizer), len(network.tokenizer), rows) == (257, 262, 320)
+    assert network.model.config.vocab_size == rows
+
+
+def test_a_tokenizer_without_end_and_pad_token_gets_a_pad_token_and_scores(tmp_path, base):
+    shutil.copytree(base, tmp_path / "bare")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "bare")
+    tokenizer.eos_token = tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path / "bare")
+    network = load_network(tmp_path / "bare")
+    assert network.tokenizer.eos_token is None
+    assert network.tokenizer.pad_token_id is not None
+    assert network.model.config.pad_token_id == network.tokenizer.pad_token_id
+    assert torch.isfinite(scores(network, random_rows(4, 300), share=False)).all()
