@@ -42,13 +42,19 @@ def score(
     source: Annotated[Path, typer.Option("--input", help="JSON lines or Parquet with prompt and completion.")],
     output: Annotated[Path, typer.Option(help="File to write (.jsonl or .parquet): the input's columns and scores.")],
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    max_set_aside_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of rows that may be unusable; beyond, nothing is scored.")
+    ] = 0.05,
 ) -> None:
-    """Score replies: adds score (raw logit), probability (training rate) and live_probability."""
+    """Score replies: adds score (raw logit), probability (training rate) and live_probability.
+
+    Rows that cannot be scored go into set_aside.jsonl beside the output, with the reason.
+    """
     _limit_threads()
     from rluf_assets.rewards.files import score_files
 
-    rows = score_files(model, source, output, device=device)
-    typer.echo(f"{rows} rows scored: {output}")
+    rows, told = score_files(model, source, output, device=device, max_set_aside_share=max_set_aside_share)
+    typer.echo(f"{rows} rows scored: {output}\n{told}")
 
 
 def _settings(path: Path) -> dict[str, Any]:

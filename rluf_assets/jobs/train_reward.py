@@ -28,6 +28,7 @@ def run(job: Job) -> Produced:
     from rluf_assets.rewards.memory import give_back
     from rluf_assets.rewards.report import write_report
     from rluf_assets.rewards.scoring import load_scorer
+    from rluf_assets.rewards.set_aside import FILE, told, write_set_aside
     from rluf_assets.rewards.training import train_reward
 
     config = RewardConfig.model_validate(job.config)
@@ -62,6 +63,7 @@ def run(job: Job) -> Produced:
     scored = (
         score_signal(model, held, config, seed=job.seed) if labelled else score_pairs(model, held.collect(), config)
     )
+    asides = (trained.aside, scored.aside)
     compared = labelled and previous is not None
     before = score_again(scored.rows, load(previous)) if compared else None
     if not job.first_rank:
@@ -69,6 +71,9 @@ def run(job: Job) -> Produced:
     evaluate = evaluate_signal if labelled else evaluate_pairs
     evaluation = evaluate(model, trained.learned, held, config, seed=job.seed, held=scored)  # type: ignore[operator]
     verdict = compare(evaluation, before, config, seed=job.seed).to_json() if before is not None else None
+    evaluation.metrics["set_aside"] = {aside.name: aside.facts() for aside in asides}
+    write_set_aside(job.out / FILE, asides)
+    job.log(told(evaluation.metrics["set_aside"]))
     evaluation.scores.write_parquet(job.out / ("holdout_scores.parquet" if labelled else "eval_scores.parquet"))
     write_json(str(job.out / "metrics.json"), {**evaluation.metrics, "training": trained.rows | trained.metrics})
     if evaluation.ensemble is not None:

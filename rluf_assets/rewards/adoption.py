@@ -15,6 +15,7 @@ import polars as pl
 from rluf_assets.rewards import metrics
 from rluf_assets.rewards.calibration import strata_of
 from rluf_assets.rewards.config import RewardConfig
+from rluf_assets.rewards.data import groups_of
 from rluf_assets.rewards.evaluation import Evaluation
 from rluf_assets.rewards.metrics import Clusters, RankStatistics
 from rluf_assets.rewards.scoring import RewardModel, finite
@@ -55,8 +56,7 @@ def compare(evaluation: Evaluation, before: pl.DataFrame, config: RewardConfig, 
     """
     rows, scores = evaluation.rows, evaluation.scores
     labels, weights = scores["label"].to_numpy().astype(np.float64), scores["weight"].to_numpy()
-    group = next((rows[c] for c in ("user_id", "conversation_id") if c in rows.columns), None)
-    groups = np.arange(len(rows)) if group is None else group.fill_null("").to_numpy()
+    groups = groups_of(rows).fill_null("").to_numpy()
     settings = config.evaluation
     clusters = Clusters.of(
         groups, weights, resamples=settings.bootstrap_resamples, confidence=settings.confidence, seed=seed

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rluf_assets.errors import ConfigError
 
 Objective = Literal["bce", "bradley_terry"]
+Unusable = Literal["set_aside", "drop", "error"]
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -73,10 +74,18 @@ class RewardConfig(_Frozen):
         None, description="tokens of one forward pass; None: all of a process's"
     )
     max_length: int = Field(256, ge=8, description="tokens of prompt and reply; contexts are cut at whole turns to fit")
-    on_too_long: Literal["error", "drop"] = Field(
-        "error", description="what a reply that does not fit even with one turn means; drop counts the rows"
+    on_too_long: Unusable = Field(
+        "set_aside",
+        description="a reply that does not fit even with one turn: set aside and counted against max_set_aside_share, "
+        "dropped (set aside without a limit), or an error",
     )
-    on_empty_completion: Literal["error", "drop"] = "error"
+    on_empty_completion: Unusable = "set_aside"
+    max_set_aside_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of a file's rows that may be unusable; beyond, the run stops before training",
+    )
     share_prefixes: bool = Field(
         True, description="one pass over text that rows share; causal models whose attention spans max_length"
     )

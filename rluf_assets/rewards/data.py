@@ -1,15 +1,20 @@
 """Labelled replies and preference pairs as frames that training can trust.
 
-Reads TRL's conversational formats (Parquet or JSON lines; plain strings too), brings them to one form and refuses what
-would spoil a model silently: empty files, one class only, missing columns, NaN labels, empty replies.
+Reads TRL's conversational formats (Parquet or JSON lines; plain strings too), brings them to one form, sets aside the rows
+that would spoil a model silently (no label, an empty reply, a reply that is a user's), and refuses what is no matter of
+single rows: empty files, one class only, missing columns, too many rows lost.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import json
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,12 +22,15 @@ import polars as pl
 from rluf_assets.chat import Message
 from rluf_assets.errors import DataError
 from rluf_assets.rewards.config import RewardConfig
+from rluf_assets.rewards.messages import ROLES, Unread, messages_of
+from rluf_assets.rewards.set_aside import DEFECT, ROW, SetAside
 
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
 PROMPT = pl.List(MESSAGE)
+TEXTS = ("prompt", "completion", "chosen", "rejected")
+GROUPS = ("user_id", "conversation_id")
 LABELLED = ("prompt", "completion", "label")
 PAIRED = ("prompt", "chosen", "rejected")
-NAMED_ROWS = 5
 
 
 def read_table(path: str | Path) -> pl.DataFrame:
@@ -31,33 +39,71 @@ def read_table(path: str | Path) -> pl.DataFrame:
     if not path.exists():
         raise DataError(f"{path}: no such file. Give the path of a Parquet or JSON-lines file.")
     try:
-        if path.suffix == ".parquet":
-            frame = pl.read_parquet(path)
-        elif path.stat().st_size == 0:
-            frame = pl.DataFrame()
-        else:
-            frame = pl.read_ndjson(path, infer_schema_length=None)
-    except (pl.exceptions.PolarsError, OSError) as error:
+        frame = pl.read_parquet(path) if path.suffix == ".parquet" else _read_json_lines(path)
+    except (pl.exceptions.PolarsError, OSError, ValueError, TypeError) as error:
         raise DataError(f"{path}: expected Parquet or JSON lines, found {str(error).splitlines()[0]!r}.") from error
     if frame.is_empty():
         raise DataError(f"{path}: the file has no rows; a reward model needs some.")
     return frame
 
 
-def labelled_rows(frame: pl.DataFrame, name: str, config: RewardConfig) -> pl.DataFrame:
+def _read_json_lines(path: Path) -> pl.DataFrame:
+    """Rows of JSON objects; texts of any form brought to one, other columns as Polars types them.
+
+    Polars alone would write a list of parts that stands among plain texts as its JSON, and that would be learned from.
+    """
+    opened = partial(gzip.open, path, "rt") if path.suffix == ".gz" else path.open
+    with opened(encoding="utf-8-sig", newline="\n") as stream:
+        records = [json.loads(line) for line in stream if line.strip()]
+    for record in records:
+        if not isinstance(record, dict):
+            raise DataError(f"{path}: expected an object on each line, found a {type(record).__name__}.")
+    texts = [name for name in TEXTS if any(name in record for record in records)]
+    plain = [{key: value for key, value in record.items() if key not in texts} for record in records]
+    rest = pl.DataFrame(plain, infer_schema_length=None, strict=False) if any(plain) else pl.DataFrame()
+    values = {name: [record.get(name) for record in records] for name in texts}
+    read, defects = _read_texts(values)
+    columns = [*read, pl.Series(DEFECT, defects, pl.String)] if any(defects) else read
+    order = list(dict.fromkeys(key for record in records for key in record))
+    return pl.DataFrame([*rest.get_columns(), *columns]).select(*order, pl.col(f"^{DEFECT}$"))
+
+
+def _read_texts(values: dict[str, list[Any]]) -> tuple[list[pl.Series], list[str | None]]:
+    """Columns of texts or messages in one form, and why a row cannot be read (null where it can)."""
+    defects: list[str | None] = [None] * len(next(iter(values.values()), []))
+    read = []
+    for name, column in values.items():
+        found: list[list[Message] | None] = []
+        for i, value in enumerate(column):
+            try:
+                found.append(messages_of(value, "user" if name == "prompt" else "assistant"))
+            except Unread as error:
+                found.append(None)
+                defects[i] = defects[i] or error.reason
+        if all(value is None or (isinstance(value, str) and m is not None and m[0]["content"] == value)
+               for value, m in zip(column, found, strict=True)):  # fmt: skip
+            read.append(pl.Series(name, column, pl.String))
+        else:
+            read.append(pl.Series(name, found, PROMPT))
+    return read, defects
+
+
+def labelled_rows(frame: pl.DataFrame, name: str, config: RewardConfig, aside: SetAside | None = None) -> pl.DataFrame:
     """Rows for P[signal]: prompt (list of messages), completion (text), label (0-1), weight; other columns are kept.
 
-    Raises DataError if a column is missing, a label is NaN or no label, a weight is negative, a reply is empty, or only
-    one class is there.
+    Rows that cannot be used (label or weight no number, empty reply, no text, wrong role) go into `aside`. Raises DataError
+    if a column is missing, more rows are lost than the config allows, or only one class is there.
     """
-    _require(frame, LABELLED, name)
-    frame = _with_prompt(frame, name)
-    frame = frame.with_columns(
-        _reply("completion", frame, name), _label(frame, name, config.soft_labels), _weight(frame)
-    )
-    bad_weight = ~(pl.col("weight").is_finite() & (pl.col("weight") >= 0)).fill_null(False)
-    _refuse(frame, bad_weight, name, "sample_weight is not a finite number of at least 0", "Mend or drop these rows")
-    frame = _without_empty(frame, ("completion",), name, config)
+    aside = aside or new_aside(frame, name, config)
+    frame = _texts(frame, ("completion",), name, aside, LABELLED)
+    label = _label(frame, name)
+    frame = frame.with_columns(label, _weight(frame))
+    frame = aside.drop(frame, pl.col("label").is_nan() | pl.col("label").is_null(), "no_label")
+    good = pl.col("label").is_between(0, 1) if config.soft_labels else pl.col("label").is_in([0.0, 1.0])
+    frame = aside.drop(frame, ~good, "bad_label")
+    frame = aside.drop(frame, ~(pl.col("weight").is_finite() & (pl.col("weight") >= 0)), "bad_weight")
+    frame = _without_empty(frame, ("completion",), name, config, aside)
+    aside.check()
     if frame["label"].min() == frame["label"].max():
         raise DataError(
             f"{name}: all {len(frame)} labels are {frame['label'][0]:g}; a classifier needs both classes. "
@@ -66,37 +112,46 @@ def labelled_rows(frame: pl.DataFrame, name: str, config: RewardConfig) -> pl.Da
     return frame
 
 
-def pair_rows(frame: pl.DataFrame, name: str, config: RewardConfig) -> pl.DataFrame:
-    """Rows for Bradley-Terry: prompt, chosen and rejected (texts), margin; pairs of equal texts are dropped.
+def pair_rows(frame: pl.DataFrame, name: str, config: RewardConfig, aside: SetAside | None = None) -> pl.DataFrame:
+    """Rows for Bradley-Terry: prompt, chosen and rejected (texts), margin; what cannot be used goes into `aside`.
 
     TRL's implicit prompts (no `prompt` column; chosen and rejected are whole conversations) are split at the last.
     Raises DataError as `labelled_rows` does.
     """
+    aside = aside or new_aside(frame, name, config)
     if "prompt" not in frame.columns:
         _require(frame, PAIRED[1:], name)
-        frame = _split_implicit(frame, name)
-    _require(frame, PAIRED, name)
-    frame = _with_prompt(frame, name)
-    frame = frame.with_columns(_reply("chosen", frame, name), _reply("rejected", frame, name))
+        frame = _split_implicit(_numbered(_canonical(frame, PAIRED[1:], name)), name, aside)
+    frame = _texts(frame, PAIRED[1:], name, aside, PAIRED)
     if config.use_margin:
         _require(frame, ("margin",), name)
-        _refuse(frame, ~pl.col("margin").is_finite().fill_null(False), name, "margin is no number", "Mend or drop them")
+        frame = aside.drop(frame, ~pl.col("margin").cast(pl.Float64).is_finite(), "bad_margin")
     else:
         frame = frame.with_columns(margin=pl.lit(0.0))
-    frame = _without_empty(frame, ("chosen", "rejected"), name, config)
-    frame = frame.filter(pl.col("chosen") != pl.col("rejected"))
-    if frame.is_empty():
+    frame = _without_empty(frame, ("chosen", "rejected"), name, config, aside)
+    same = pl.col("chosen") == pl.col("rejected")
+    if len(frame) and frame.select(same.all()).item():
         raise DataError(f"{name}: chosen equals rejected in every pair; there is nothing to learn. Check the columns.")
+    frame = aside.drop(frame, same, "equal_replies")
+    aside.check()
     return frame
 
 
-def normal_prompts(frame: pl.DataFrame, name: str) -> tuple[list[list[Message]], list[str]]:
-    """Prompts and replies of a file to score, in its order. Empty replies have a score; null ones are refused."""
-    _require(frame, LABELLED[:2], name)
-    frame = _with_prompt(frame, name)
-    frame = frame.with_columns(_reply("completion", frame, name))
-    _refuse(frame, pl.col("completion").is_null(), name, "completion is null", "Drop these rows")
-    return frame["prompt"].to_list(), frame["completion"].to_list()
+def scorable_rows(frame: pl.DataFrame, name: str, aside: SetAside) -> pl.DataFrame:
+    """Rows of a file to score, in its order: prompt (list of messages) and completion (text); others go into `aside`."""
+    frame = _texts(frame, ("completion",), name, aside, LABELLED[:2])
+    empty = pl.col("completion").is_null() | (pl.col("completion").str.strip_chars() == "")
+    return aside.drop(frame, empty, "empty_reply")
+
+
+def new_aside(frame: pl.DataFrame, name: str, config: RewardConfig) -> SetAside:
+    """An empty account of a file's unusable rows; what a setting drops on purpose does not count against the share."""
+    free = {
+        reason
+        for reason, setting in (("too_long", config.on_too_long), ("empty_reply", config.on_empty_completion))
+        if setting == "drop"
+    }
+    return SetAside(name, len(frame), config.max_set_aside_share, frozenset(free))
 
 
 def limit_rows(frame: pl.DataFrame, max_rows: int, seed: int) -> pl.DataFrame:
@@ -108,14 +163,13 @@ def limit_rows(frame: pl.DataFrame, max_rows: int, seed: int) -> pl.DataFrame:
 
 
 def split_validation(frame: pl.DataFrame, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Masks (rows,) of the training and the validation rows, which share no user (else conversation, else first message).
+    """Masks (rows,) of the training and the validation rows, which share no user (see `groups_of`).
 
     Validation rows are the last `share` of the period, of users first seen in it: calibration is fitted on what comes
     after training, as it will be used. Rows of that time from users seen before are in neither. Rows without times are
     split by users alone.
     """
-    column = next((c for c in ("user_id", "conversation_id") if c in frame.columns), None)
-    groups = (frame[column] if column else frame["prompt"].list.first().struct.field("content")).fill_null("")
+    groups = groups_of(frame)
     names, codes = np.unique(groups.to_numpy(), return_inverse=True)
     times = times_of(frame)
     if times is not None and not times.null_count():
@@ -129,6 +183,22 @@ def split_validation(frame: pl.DataFrame, share: float, seed: int) -> tuple[np.n
     digests = [hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest() for name in names]
     held = (np.array([int.from_bytes(digest, "big") for digest in digests]) / 2**64 < share)[codes]
     return ~held, held
+
+
+def groups_of(frame: pl.DataFrame) -> pl.Series:
+    """What a row belongs to: its user; without one, its conversation; without that, the first message of its prompt."""
+    known = [pl.col(name).cast(pl.String) for name in GROUPS if name in frame.columns]
+    return frame.select(pl.coalesce(*known, pl.col("prompt").list.first().struct.field("content"))).to_series()
+
+
+def grouped_by(frame: pl.DataFrame) -> dict[str, int]:
+    """How many rows `groups_of` takes by each key."""
+    left, counts = pl.lit(True), {}
+    for name in (*GROUPS, "first message"):
+        known = pl.col(name).is_not_null() if name in frame.columns else pl.lit(name == "first message")
+        counts[name] = int(frame.select((left & known).sum()).item()) if len(frame) else 0
+        left = left & ~known
+    return {name: count for name, count in counts.items() if count}
 
 
 def times_of(frame: pl.DataFrame) -> pl.Series | None:
@@ -156,13 +226,17 @@ def new_and_replayed(frame: pl.DataFrame, seen_until: str | None, replay_share: 
 
 
 def labels_of(frame: pl.LazyFrame, name: str, config: RewardConfig) -> np.ndarray:
-    """Column `label` alone, checked as `labelled_rows` does, float64 (rows,): other columns are not read."""
+    """Column `label` alone, float64 (rows,), NaN where it is none: other columns are not read."""
     columns = frame.collect_schema().names()
     _require_columns(columns, LABELLED, name)
     labels = frame.select("label").collect(engine="streaming")
     if labels.is_empty():
         raise DataError(f"{name}: no rows; a reward model needs some.")
-    return labels.select(_label(labels, name, config.soft_labels)).to_series().to_numpy()
+    found = labels.select(_label(labels, name).fill_null(float("nan"))).to_series().to_numpy().copy()
+    if not config.soft_labels:
+        found[~np.isin(found, [0.0, 1.0])] = np.nan
+    found[~((found >= 0) & (found <= 1))] = np.nan
+    return found
 
 
 def _require_columns(found: Sequence[str], columns: tuple[str, ...], name: str) -> None:
@@ -179,57 +253,83 @@ def _require(frame: pl.DataFrame, columns: tuple[str, ...], name: str) -> None:
         raise DataError(f"{name}: no rows; a reward model needs some.")
 
 
-def _refuse(frame: pl.DataFrame, bad: pl.Expr, name: str, found: str, remedy: str) -> None:
-    rows = frame.select(pl.arg_where(bad)).to_series()
-    if len(rows):
-        shown = ", ".join(str(row) for row in rows[:NAMED_ROWS])
-        raise DataError(f"{name}: {found} in {len(rows)} of {len(frame)} rows (row {shown}, counted from 0). {remedy}.")
+def _numbered(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame if ROW in frame.columns else frame.with_row_index(ROW)
 
 
-def _with_prompt(frame: pl.DataFrame, name: str) -> pl.DataFrame:
-    kind = frame.schema["prompt"]
-    if kind == pl.String:
-        message = pl.struct(role=pl.lit("user"), content="prompt")
-        return frame.with_columns(prompt=pl.when(pl.col("prompt").is_not_null()).then(pl.concat_list(message)))
-    if not (isinstance(kind, pl.List) and isinstance(kind.inner, pl.Struct)):
-        raise DataError(f"{name}: column prompt is {kind}, expected text or a list of messages {{role, content}}.")
-    fields = {field.name for field in kind.inner.fields}
-    if not {"role", "content"} <= fields:
-        raise DataError(f"{name}: messages of column prompt have {sorted(fields)}, expected role and content.")
-    frame = frame.with_columns(pl.col("prompt").list.eval(_message()).cast(PROMPT))
-    no_text = (pl.col("prompt").list.len() == 0) | pl.col("prompt").list.eval(
-        pl.element().struct.field("content").is_null() | pl.element().struct.field("role").is_null()
-    ).list.any()
-    _refuse(
-        frame, no_text.fill_null(True), name, "the prompt is empty or has a message without text", "Mend or drop them"
-    )
+def _canonical(frame: pl.DataFrame, columns: tuple[str, ...], name: str) -> pl.DataFrame:
+    """Columns of texts in one form; contents that are lists of parts, or JSON of messages, are read row by row."""
+    for column in columns:
+        if not _is_text_or_messages(frame.schema[column]):
+            raise DataError(
+                f"{name}: column {column} is {frame.schema[column]}, expected text or a list of messages "
+                "{role, content}."
+            )
+    odd = [c for c in columns if frame.schema[c] != PROMPT and not _is_plain(frame[c])]
+    if not odd:
+        return frame
+    read, defects = _read_texts({column: frame[column].to_list() for column in odd})
+    frame = frame.with_columns(read)
+    if not any(defects):
+        return frame
+    found = pl.Series(DEFECT, defects, pl.String)
+    return frame.with_columns(pl.coalesce(DEFECT, found).alias(DEFECT) if DEFECT in frame.columns else found)
+
+
+def _is_text_or_messages(kind: pl.DataType) -> bool:
+    return kind == pl.String or (isinstance(kind, pl.List) and isinstance(kind.inner, pl.Struct))
+
+
+def _is_plain(column: pl.Series) -> bool:
+    """Whether a column is text without a list written as JSON in it, or messages whose contents are text."""
+    if column.dtype == pl.String:
+        return not column.str.contains(r"^\s*\[\s*\{").any()
+    fields = {field.name: field.dtype for field in column.dtype.inner.fields}  # type: ignore[attr-defined]
+    return fields.get("role") == pl.String and fields.get("content") == pl.String
+
+
+def _texts(
+    frame: pl.DataFrame, replies: tuple[str, ...], name: str, aside: SetAside, columns: tuple[str, ...]
+) -> pl.DataFrame:
+    """Prompts as messages and replies as texts; rows without either are set aside. `columns` are all that must be there."""
+    _require(frame, columns, name)
+    frame = _numbered(_canonical(frame, ("prompt", *replies), name))
+    if DEFECT in frame.columns:
+        for reason in frame[DEFECT].drop_nulls().unique(maintain_order=True):
+            frame = aside.drop(frame, pl.col(DEFECT).eq_missing(pl.lit(reason)), reason)
+        frame = frame.drop(DEFECT)
+    frame = _with_prompt(frame, aside)
+    for column in replies:
+        if frame.schema[column] != pl.String:
+            frame = aside.drop(frame, pl.col(column).list.len() > 1, "not_one_message") if len(frame) else frame
+            first = pl.col(column).list.first()
+            role = first.struct.field("role").str.to_lowercase().replace(ROLES)
+            wrong = first.struct.field("content").is_not_null() & role.ne_missing(pl.lit("assistant"))
+            frame = aside.drop(frame, wrong, "wrong_role")
+            frame = frame.with_columns(pl.col(column).list.first().struct.field("content").alias(column))
     return frame
 
 
-def _message() -> pl.Expr:
-    return pl.struct(pl.element().struct.field("role"), pl.element().struct.field("content"))
+def _with_prompt(frame: pl.DataFrame, aside: SetAside) -> pl.DataFrame:
+    if frame.schema["prompt"] == pl.String:
+        message = pl.struct(role=pl.lit("user"), content="prompt")
+        prompt = pl.when(pl.col("prompt").is_not_null()).then(pl.concat_list(message))
+        frame = frame.with_columns(prompt=prompt.cast(PROMPT))
+    role = pl.element().struct.field("role").str.to_lowercase().replace(ROLES)
+    frame = frame.with_columns(
+        pl.col("prompt").list.eval(pl.struct(role.alias("role"), pl.element().struct.field("content"))).cast(PROMPT)
+    )
+    no_text = pl.element().struct.field("content").is_null() | pl.element().struct.field("role").is_null()
+    empty = (pl.col("prompt").list.len() == 0) | pl.col("prompt").list.eval(no_text).list.any()
+    frame = aside.drop(frame, empty, "empty_prompt")
+    unknown = ~pl.element().struct.field("role").is_in(sorted(set(ROLES.values())))
+    return aside.drop(frame, pl.col("prompt").list.eval(unknown).list.any(), "wrong_role")
 
 
-def _reply(column: str, frame: pl.DataFrame, name: str) -> pl.Expr:
-    kind = frame.schema[column]
-    if kind == pl.String:
-        return pl.col(column)
-    if isinstance(kind, pl.List) and isinstance(kind.inner, pl.Struct):
-        _refuse(
-            frame, pl.col(column).list.len() != 1, name, f"{column} is not exactly one message", "Mend or drop them"
-        )
-        return pl.col(column).list.first().struct.field("content").alias(column)
-    raise DataError(f"{name}: column {column} is {kind}, expected text or a list with one assistant message.")
-
-
-def _label(frame: pl.DataFrame, name: str, soft: bool) -> pl.Expr:
-    if not (frame.schema["label"].is_numeric() or frame.schema["label"] == pl.Boolean):
+def _label(frame: pl.DataFrame, name: str) -> pl.Expr:
+    if not (frame.schema["label"].is_numeric() or frame.schema["label"] in (pl.Boolean, pl.Null)):
         raise DataError(f"{name}: column label is {frame.schema['label']}, expected true/false or 0/1.")
-    label = pl.col("label").cast(pl.Float64)
-    _refuse(frame, (label.is_nan() | label.is_null()), name, "label is NaN or null", "Drop pending rows first")
-    good, expected = (label.is_between(0, 1), "from 0 to 1") if soft else (label.is_in([0.0, 1.0]), "0 or 1")
-    _refuse(frame, ~good, name, f"label is not {expected}", "Map the labels, or set soft_labels for shares")
-    return label
+    return pl.col("label").cast(pl.Float64)
 
 
 def _weight(frame: pl.DataFrame) -> pl.Expr:
@@ -237,15 +337,19 @@ def _weight(frame: pl.DataFrame) -> pl.Expr:
     return weight.alias("weight")
 
 
-def _without_empty(frame: pl.DataFrame, columns: tuple[str, ...], name: str, config: RewardConfig) -> pl.DataFrame:
+def _without_empty(
+    frame: pl.DataFrame, columns: tuple[str, ...], name: str, config: RewardConfig, aside: SetAside
+) -> pl.DataFrame:
     empty = pl.any_horizontal([pl.col(c).is_null() | (pl.col(c).str.strip_chars() == "") for c in columns])
-    if config.on_empty_completion == "error":
-        remedy = "Drop these rows, or set on_empty_completion: drop"
-        _refuse(frame, empty, name, f"empty {' or '.join(columns)}", remedy)
-    return frame.filter(~empty)
+    if config.on_empty_completion == "error" and (rows := frame.filter(empty)[ROW].to_list()):
+        raise DataError(
+            f"{name}: empty {' or '.join(columns)} in {len(rows)} of {len(frame)} rows (first: row {rows[0]}, counted "
+            "from 0). Drop these rows, or set on_empty_completion: set_aside."
+        )
+    return aside.drop(frame, empty, "empty_reply")
 
 
-def _split_implicit(frame: pl.DataFrame, name: str) -> pl.DataFrame:
+def _split_implicit(frame: pl.DataFrame, name: str, aside: SetAside) -> pl.DataFrame:
     for column in ("chosen", "rejected"):
         if not isinstance(frame.schema[column], pl.List):
             raise DataError(
@@ -253,6 +357,5 @@ def _split_implicit(frame: pl.DataFrame, name: str) -> pl.DataFrame:
             )
     chosen, rejected = pl.col("chosen"), pl.col("rejected")
     head = chosen.list.slice(0, chosen.list.len() - 1)
-    same = head == rejected.list.slice(0, rejected.list.len() - 1)
-    _refuse(frame, ~same.fill_null(False), name, "chosen and rejected do not share their prompt", "Add a prompt column")
+    frame = aside.drop(frame, ~(head == rejected.list.slice(0, rejected.list.len() - 1)), "no_shared_prompt")
     return frame.with_columns(head.alias("prompt"), chosen.list.tail(1), rejected.list.tail(1))

@@ -17,11 +17,12 @@ from rluf_assets.rewards import baselines, metrics
 from rluf_assets.rewards.baselines import BagOfWords
 from rluf_assets.rewards.calibration import strata_of
 from rluf_assets.rewards.config import EvaluationConfig, RewardConfig
-from rluf_assets.rewards.data import labelled_rows, limit_rows, pair_rows
+from rluf_assets.rewards.data import groups_of, labelled_rows, limit_rows, pair_rows
 from rluf_assets.rewards.ensemble import Ensemble, fit_ensemble
-from rluf_assets.rewards.holdout import encode_held, sample_negatives
+from rluf_assets.rewards.holdout import held_rows
 from rluf_assets.rewards.metrics import Clusters, RankStatistics
 from rluf_assets.rewards.scoring import RewardModel, finite
+from rluf_assets.rewards.set_aside import SetAside
 from rluf_assets.rewards.style import style_features
 
 TURN_EDGES = (1, 2, 4, 7)
@@ -43,31 +44,32 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Held:
-    """Held-out rows that were scored, in one order: their texts, scores, pooled features (signals alone), and counts."""
+    """Held-out rows that were scored, in one order: their texts, scores, pooled features (signals alone); those that were
+    not, and the number of all."""
 
     rows: pl.DataFrame
     scores: pl.DataFrame
     features: np.ndarray
-    counts: dict[str, int]
+    aside: SetAside
+    total: int
 
 
 def score_signal(model: RewardModel, holdout: pl.LazyFrame, config: RewardConfig, *, seed: int) -> Held:
     """Score P[signal] on the natural-rate holdout, which may be larger than memory; over all ranks of the model."""
-    lenient = config.model_copy(update={"on_empty_completion": "drop"})
-    total, rows = sample_negatives(holdout, lenient, seed)
-    read = len(rows)
-    rows = labelled_rows(rows, "holdout", lenient).with_columns(label=(pl.col("label") > 0.5).cast(pl.Float64))
-    rows, scored, features = _score(model, rows, "completion", config)
-    return Held(rows, scored, features, {"holdout_rows": total, "dropped_rows": read - len(rows)})
+    held = held_rows(holdout, config, model.encoder, seed=seed)
+    rows = held.rows.with_columns(label=(pl.col("label") > 0.5).cast(pl.Float64))
+    logits, features = model.read_token_ids(held.encoding.token_ids)
+    finite(logits, "held-out rows", model.network.model.dtype)
+    return Held(rows, model.probabilities(logits, strata_of(rows)), features, held.aside, held.total)
 
 
-def score_pairs(model: RewardModel, held: pl.DataFrame, config: RewardConfig) -> Held:
+def score_pairs(model: RewardModel, pairs: pl.DataFrame, config: RewardConfig, *, seed: int = 0) -> Held:
     """Score both sides of held-out pairs: chosen_logit, rejected_logit; over all ranks of the model."""
-    rows = pair_rows(held, "eval", config.model_copy(update={"on_empty_completion": "drop", "use_margin": False}))
-    logits = _score_pairs(model, rows, config)
-    kept = np.isfinite(logits[:, 0])
-    sides = pl.DataFrame({"chosen_logit": logits[kept, 0], "rejected_logit": logits[kept, 1]})
-    return Held(rows.filter(kept), sides, np.zeros((0, 0)), {"dropped_pairs": len(held) - int(kept.sum())})
+    held = held_rows(pairs.lazy(), config, model.encoder, seed=seed)
+    logits = model.score_token_ids(held.encoding.token_ids).astype(np.float64)
+    sides = finite(logits, "held-out pairs", model.network.model.dtype).reshape(-1, 2)
+    scores = pl.DataFrame({"chosen_logit": sides[:, 0], "rejected_logit": sides[:, 1]})
+    return Held(held.rows, scores, np.zeros((0, 0)), held.aside, held.total)
 
 
 def evaluate_signal(
@@ -85,8 +87,7 @@ def evaluate_signal(
     """
     held = held or score_signal(model, holdout, config, seed=seed)
     rows, scored, features = held.rows, held.scores, held.features
-    lenient = config.model_copy(update={"on_empty_completion": "drop"})
-    train = labelled_rows(train, "train", lenient)
+    train = labelled_rows(train, "train", config)
     learned = limit_rows(train, baselines.MAX_BASELINE_ROWS, seed)
     scores = pl.concat(
         [_identity(rows, ("message_id", "user_id", "use_case", "turn_index", "policy_version")), scored],
@@ -113,8 +114,10 @@ def evaluate_signal(
     )  # fmt: skip
     found |= {
         "ensemble_members": len(ensemble.scales) if ensemble else 0,
-        **held.counts,
+        "holdout_rows": held.total,
         "scored_rows": len(rows),
+        "dropped_rows": len(held.aside.rows),
+        "set_aside": {held.aside.name: held.aside.facts()},
         "model_train_rows": len(train),
         "baseline_train_rows": len(learned),
         "holdout_positives": int(labels.sum()),
@@ -137,8 +140,7 @@ def evaluate_pairs(
     """A Bradley-Terry model on held-out pairs: accuracy, margin, log loss, baselines, by use case; as `evaluate_signal`."""
     held = held or score_pairs(model, pairs, config)
     rows, logits = held.rows, held.scores.to_numpy()
-    lenient = config.model_copy(update={"on_empty_completion": "drop", "use_margin": False})
-    train = pair_rows(train, "train", lenient)
+    train = pair_rows(train, "train", config.model_copy(update={"use_margin": False}))
     learned = limit_rows(train, baselines.MAX_BASELINE_ROWS, seed)
     # Not with_columns: pairs in TRL's plain format have neither, and a frame without columns has no rows.
     scores = pl.concat([_identity(rows, ("pair_id", "use_case")), held.scores], how="horizontal")
@@ -160,8 +162,9 @@ def evaluate_pairs(
     )
     found |= _correlations(logits.T.ravel(), pl.concat([rows["chosen"], rows["rejected"]]), twice)
     found |= {
-        **held.counts,
         "eval_pairs": len(rows),
+        "dropped_pairs": len(held.aside.rows),
+        "set_aside": {held.aside.name: held.aside.facts()},
         "model_train_pairs": len(train),
         "baseline_train_pairs": len(learned),
         "mean_logit": float(logits.mean()),
@@ -169,30 +172,6 @@ def evaluate_pairs(
         "slices": _pair_slices(rows, margin, clusters, config.evaluation),
     }
     return Evaluation(found, scores, rows.with_columns(margin=pl.Series(margin)))
-
-
-def _score(
-    model: RewardModel, rows: pl.DataFrame, column: str, config: RewardConfig
-) -> tuple[pl.DataFrame, pl.DataFrame, np.ndarray]:
-    """Rows that fit the model, their scores, and their pooled features (rows, width)."""
-    encoded = encode_held(model.encoder, rows, column, config)
-    fits = ~encoded.too_long
-    logits, features = model.read_token_ids([encoded.token_ids[i] for i in np.flatnonzero(fits)])
-    finite(logits, "held-out rows", model.network.model.dtype)
-    rows = rows.filter(fits)
-    return rows, model.probabilities(logits, strata_of(rows)), features
-
-
-def _score_pairs(model: RewardModel, rows: pl.DataFrame, config: RewardConfig) -> np.ndarray:
-    """Logits of chosen and rejected, shape (pairs, 2); NaN where either does not fit and such rows are dropped."""
-    both = pl.concat([rows.select("prompt", reply=pl.col(side)) for side in ("chosen", "rejected")])
-    both = both.with_row_index("row")
-    kept, scored, _ = _score(model, both, "reply", config)
-    logits = np.full(len(both), np.nan)
-    logits[kept["row"].to_numpy()] = scored["logit"].to_numpy()
-    logits = logits.reshape(2, -1).T
-    logits[~np.isfinite(logits).all(1)] = np.nan
-    return logits
 
 
 def _wins(margin: np.ndarray) -> np.ndarray:
@@ -214,11 +193,9 @@ def _identity(rows: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
 
 
 def _clusters(rows: pl.DataFrame, config: EvaluationConfig, seed: int) -> Clusters:
-    column = next((c for c in ("user_id", "conversation_id") if c in rows.columns), None)
-    groups = rows[column] if column else rows["prompt"].list.first().struct.field("content")
     weights = rows["weight"].to_numpy() if "weight" in rows.columns else np.ones(len(rows))
     options = {"resamples": config.bootstrap_resamples, "confidence": config.confidence, "seed": seed}
-    return Clusters.of(groups.fill_null("").to_numpy(), weights, **options)
+    return Clusters.of(groups_of(rows).fill_null("").to_numpy(), weights, **options)
 
 
 def _discrimination(logits: np.ndarray, labels: np.ndarray, clusters: Clusters) -> dict[str, Any]:

@@ -18,11 +18,13 @@ from rluf_assets.errors import ConfigError, DataError
 from rluf_assets.lake import write_json
 from rluf_assets.rewards.calibration import strata_of
 from rluf_assets.rewards.config import RewardConfig
-from rluf_assets.rewards.data import normal_prompts, read_table
-from rluf_assets.rewards.evaluation import evaluate_pairs, evaluate_signal
+from rluf_assets.rewards.data import read_table, scorable_rows
+from rluf_assets.rewards.evaluation import evaluate_pairs, evaluate_signal, score_pairs, score_signal
+from rluf_assets.rewards.fitting import encode_rows
 from rluf_assets.rewards.holdout import check_held
 from rluf_assets.rewards.report import conclusion, write_report
 from rluf_assets.rewards.scoring import RewardModel, finite, load_scorer
+from rluf_assets.rewards.set_aside import DEFECT, FILE, ROW, SetAside, told, write_set_aside
 from rluf_assets.rewards.trainer import Progress, named_writes
 from rluf_assets.rewards.training import train_reward
 
@@ -66,12 +68,17 @@ def train_reward_files(
     )
     model = load_scorer(partial, settings.dtype, None, share_prefixes=settings.share_prefixes)
     learned, held = trained.learned, frames[1]
+    scored = score_signal(model, held.lazy(), settings, seed=seed) if labelled else score_pairs(model, held, settings)
     evaluated = (
-        evaluate_signal(model, learned, held.lazy(), settings, seed=seed)
+        evaluate_signal(model, learned, held.lazy(), settings, seed=seed, held=scored)
         if labelled
-        else evaluate_pairs(model, learned, held, settings, seed=seed)
+        else evaluate_pairs(model, learned, held, settings, seed=seed, held=scored)
     )
+    asides = (trained.aside, scored.aside)
+    evaluated.metrics["set_aside"] = {aside.name: aside.facts() for aside in asides}
+    evaluated.metrics["training"] = trained.rows | trained.metrics
     with named_writes(partial):
+        write_set_aside(partial / FILE, asides)
         evaluated.scores.write_parquet(partial / "scores.parquet")
         if evaluated.ensemble is not None:
             evaluated.ensemble.save(partial)
@@ -79,33 +86,56 @@ def train_reward_files(
         write_report(partial / "report.html", evaluated, model.calibration, settings)
     shutil.rmtree(partial / "checkpoints")
     os.replace(partial, out)
-    return conclusion(evaluated.metrics, settings.objective)
+    return f"{conclusion(evaluated.metrics, settings.objective)}\n{told(evaluated.metrics['set_aside'])}"
 
 
 def score_files(
-    model: str | Path, source: str | Path, output: str | Path, *, batch_tokens: int = 16_384, device: str = "cpu"
-) -> int:
-    """Score every row of `source` (prompt, completion); `output` has its columns and order and SCORES. Returns rows."""
+    model: str | Path,
+    source: str | Path,
+    output: str | Path,
+    *,
+    batch_tokens: int = 16_384,
+    device: str = "cpu",
+    max_set_aside_share: float = 0.05,
+) -> tuple[int, str]:
+    """Score the rows of `source` (prompt, completion); `output` has its columns and order and SCORES.
+
+    Rows that cannot be scored are in `set_aside.jsonl` beside `output` instead, up to a share of all. Returns the number of
+    rows scored, and a line about those that were not.
+    """
     frame, output = read_table(source), Path(output)
     if output.suffix not in (".parquet", ".jsonl"):
         raise ConfigError(f"{output}: expected a name that ends in .parquet or .jsonl.")
     taken = [column for column in SCORES if column in frame.columns]
     if taken:
         raise DataError(f"{source}: has columns {taken} already; rename them, scores would overwrite them.")
-    prompts, completions = normal_prompts(frame, str(source))
+    aside = SetAside(str(source), len(frame), max_set_aside_share)
+    rows = scorable_rows(frame, str(source), aside)
+    aside.check()
     reward = RewardModel.load(model, device=device)
-    scores = reward.score(prompts, completions, batch_tokens=batch_tokens, strata=strata_of(frame))
-    finite(scores["logit"].to_numpy(), str(source), "float32")
-    scored = pl.concat([frame, scores.rename({"logit": "score"}).select(SCORES)], how="horizontal")
+    scores = _scored(reward, rows, aside, batch_tokens)
+    kept = scores[ROW].to_numpy()
+    scored = pl.concat([frame.drop(DEFECT, strict=False)[kept], scores.select(SCORES)], how="horizontal")
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f"{output.name}.partial")
     try:
         with named_writes(output):
             (scored.write_parquet if output.suffix == ".parquet" else scored.write_ndjson)(partial)
+            write_set_aside(output.with_name(FILE), [aside])
             os.replace(partial, output)
     finally:
         partial.unlink(missing_ok=True)
-    return len(scored)
+    return len(scored), told({aside.name: aside.facts()})
+
+
+def _scored(reward: RewardModel, rows: pl.DataFrame, aside: SetAside, batch_tokens: int) -> pl.DataFrame:
+    """ROW and SCORES of the rows that fit the model."""
+    config = RewardConfig(max_set_aside_share=aside.max_share)
+    rows, encoding, _ = encode_rows(rows, reward.encoder, config, aside)
+    logits = reward.score_token_ids(encoding.token_ids, batch_tokens=batch_tokens).astype(np.float64)
+    finite(logits, aside.name, reward.network.model.dtype)
+    found = reward.probabilities(logits, strata_of(rows)).rename({"logit": "score"})
+    return pl.concat([rows.select(ROW), found], how="horizontal")
 
 
 def rates_of(train: pl.DataFrame, signal: str) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from plotly.io import to_html
 from rluf_assets.rewards.calibration import Calibration
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.evaluation import Evaluation
+from rluf_assets.rewards.set_aside import told
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -60,8 +61,11 @@ def _signal_parts(evaluation: Evaluation, calibration: Calibration, config: Rewa
     found = evaluation.metrics
     return [
         _lead(conclusion(found, "bce")),
+        f"<p>{html.escape(told(found['set_aside']))}</p>",
         f"<p>{found['holdout_positives']:,} positives among {found['holdout_rows']:,} held-out replies, "
         f"{found['scored_rows']:,} of them scored and weighted back. Intervals resample users. "
+        f"The baselines learned from {found['baseline_train_rows']:,} of the {found['model_train_rows']:,} rows that the "
+        "model learned from. "
         f"live = sigmoid(z/{calibration.temperature:.3g} {calibration.offset:+.3g} - {calibration.shift:.3g}).</p>",
         _reliability(found["reliability"]),
         _score_distributions(evaluation.scores),
@@ -78,6 +82,9 @@ def _pair_parts(evaluation: Evaluation, calibration: Calibration, config: Reward
     figure.update_layout(title="Score of the chosen reply minus the rejected one's", xaxis_title="margin")
     return [
         _lead(conclusion(found, "bradley_terry")),
+        f"<p>{html.escape(told(found['set_aside']))}</p>",
+        f"<p>The baselines learned from {found['baseline_train_pairs']:,} of the {found['model_train_pairs']:,} pairs that "
+        "the model learned from.</p>",
         figure,
         _forest(found["slices"], "pair_accuracy", "Pair accuracy by slice", 0.5),
         "<h2>All figures</h2>" + _figures_table(found),

@@ -30,9 +30,11 @@ from rluf_assets.rewards.calibration import (
 )
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.encoding import Encoder
+from rluf_assets.rewards.fitting import Encoding, encode_rows
 from rluf_assets.rewards.memory import give_back
 from rluf_assets.rewards.model import RewardNetwork, load_network, save_network, to_pass, with_lora
 from rluf_assets.rewards.scoring import MAX_TREE_ROWS, RewardModel, finite, over_ranks
+from rluf_assets.rewards.set_aside import SetAside
 from rluf_assets.rewards.sharded import gather_weights
 from rluf_assets.rewards.trainer import Progress, RewardTrainer, named_writes, resume_point, training_arguments
 from rluf_assets.rewards.trees import group_rows
@@ -45,18 +47,7 @@ class Trained:
     rows: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     learned: pl.DataFrame = field(default_factory=pl.DataFrame)  # the rows, for baselines on the same ones
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """Rows as token ids: `per_row` sequences for each row (1: a labelled reply; 2: chosen, rejected)."""
-
-    token_ids: list[np.ndarray]
-    per_row: int
-
-    def take(self, mask: np.ndarray) -> Encoding:
-        kept = np.repeat(mask, self.per_row)
-        return Encoding([ids for ids, keep in zip(self.token_ids, kept, strict=True) if keep], self.per_row)
+    aside: SetAside = field(default_factory=lambda: SetAside("train", 0, 0.0))
 
 
 def train_reward(
@@ -86,7 +77,8 @@ def train_reward(
             f"{previous}: trained with objective {started_from.objective!r}, expected {config.objective!r}. "
             "Warm starts keep the objective: leave out `previous`."
         )
-    learned, validation, left_out = _split(train, config, seed, started_from)
+    aside = data.new_aside(train, "train", config)
+    learned, validation, left_out = _split(train, config, seed, started_from, aside)
     args = training_arguments(config, seed, checkpoints)
 
     def load() -> RewardNetwork:
@@ -95,11 +87,18 @@ def train_reward(
     network = load()
     give_back()  # ZeRO-3 loads weight by weight: what was freed would make up the whole model again
     encoder = Encoder(network.tokenizer, min(config.max_length, network.max_positions))
-    rows, encoding, counts = _encode(pl.concat([learned, validation]).with_row_index("_row"), encoder, config)
+    rows, encoding, counts = encode_rows(
+        pl.concat([learned, validation]).with_row_index("_row"), encoder, config, aside
+    )
     held = rows["_row"].to_numpy() >= len(learned)
     counts |= {"left_out": left_out, "train": int((~held).sum()), "validation": int(held.sum())}
-    counts["rows"] += left_out
+    counts |= {"rows": counts["rows"] + left_out, "set_aside": len(aside.rows)}
     _need_both_classes(rows.filter(~held), config)
+    split = data.grouped_by(pl.concat([learned, validation]))
+    if not held.any():
+        progress(0, 1, f"no validation rows: all rows are of one group ({_words(split)}), so the temperature stays 1")
+    elif len(split) > 1 or "user_id" not in split:
+        progress(0, 1, f"validation: {int(held.sum())} of {len(rows)} rows, split by {_words(split)}")
 
     sharing = config.share_prefixes and network.shares_prefixes(encoder.max_length)
     if config.share_prefixes and not sharing:
@@ -140,15 +139,20 @@ def train_reward(
     tokens = sum(len(tree) for unit in units for tree in unit.trees)
     plain = sum(len(ids) for ids in encoding.take(~held).token_ids)
     figures = {"steps": steps, "ranks": ranks.size, "tokens": tokens}
-    return Trained(counts, figures | {"tokens_without_sharing": plain}, rows.filter(~held).drop("_row"))
+    figures |= {"tokens_without_sharing": plain, "split_by": split}
+    return Trained(counts, figures, rows.filter(~held).drop("_row"), aside)
+
+
+def _words(split: dict[str, int]) -> str:
+    return ", ".join(f"{name} in {count} rows" for name, count in split.items())
 
 
 def _split(
-    train: pl.DataFrame, config: RewardConfig, seed: int, started_from: Calibration | None
+    train: pl.DataFrame, config: RewardConfig, seed: int, started_from: Calibration | None, aside: SetAside
 ) -> tuple[pl.DataFrame, pl.DataFrame, int]:
     """Checked rows to learn from, validation rows, and the number of rows in neither."""
     check = data.labelled_rows if config.objective == "bce" else data.pair_rows
-    rows = check(train, "train", config)
+    rows = check(train, "train", config, aside)
     to_learn, held = data.split_validation(rows, config.validation_share, seed)
     if not to_learn.any():  # a single user
         to_learn, held = ~to_learn, to_learn
@@ -158,34 +162,6 @@ def _split(
     learned = data.limit_rows(learned, config.max_train_rows, seed)
     validation = data.limit_rows(validation, max(1, round(config.max_train_rows * config.validation_share)), seed)
     return learned, validation, len(rows) - len(learned) - len(validation)
-
-
-def _encode(
-    rows: pl.DataFrame, encoder: Encoder, config: RewardConfig
-) -> tuple[pl.DataFrame, Encoding, dict[str, int]]:
-    """Token ids of the rows that fit; counts of turns cut and rows dropped."""
-    prompts = rows["prompt"].to_list()
-    columns = ("completion",) if config.objective == "bce" else ("chosen", "rejected")
-    encoded = [encoder.encode(prompts, rows[column].to_list()) for column in columns]
-    too_long = np.any([e.too_long for e in encoded], axis=0)
-    if too_long.any() and config.on_too_long == "error":
-        first = int(too_long.argmax())
-        raise DataError(
-            f"train: {int(too_long.sum())} of {len(rows)} rows do not fit {encoder.max_length} tokens even with "
-            f"one turn (first: row {first}, {max(len(e.token_ids[first]) for e in encoded)} tokens). "
-            "Raise max_length, or set on_too_long: drop."
-        )
-    if too_long.all():
-        raise DataError(f"train: none of {len(rows)} rows fits {encoder.max_length} tokens. Raise max_length.")
-    cut = np.max([e.turns_dropped for e in encoded], axis=0)
-    counts = {
-        "rows": len(rows),
-        "dropped_too_long": int(too_long.sum()),
-        "contexts_cut": int((cut[~too_long] > 0).sum()),
-        "turns_cut": int(cut[~too_long].sum()),
-    }
-    token_ids = [e.token_ids[i] for i in np.flatnonzero(~too_long) for e in encoded]
-    return rows.filter(~too_long), Encoding(token_ids, len(columns)), counts
 
 
 def _need_both_classes(rows: pl.DataFrame, config: RewardConfig) -> None:

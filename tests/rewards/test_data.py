@@ -34,8 +34,9 @@ def test_good_rows_come_out_in_one_form(labelled):
         (lambda f: f.with_columns(label=pl.lit(None, pl.Int8)), "NaN or null"),
         (lambda f: f.with_columns(label=pl.lit(0.5)), "not 0 or 1"),
         (lambda f: f.with_columns(label=pl.lit(2)), "not 0 or 1"),
+        (lambda f: f.with_columns(completion=[{"role": "user", "content": "hi"}]), "240 of 240 rows: wrong_role"),
         (lambda f: f.with_columns(label=pl.lit("yes")), "expected true/false or 0/1"),
-        (lambda f: f.with_columns(completion=pl.lit("  ")), "empty completion in 240 of 240"),
+        (lambda f: f.with_columns(completion=pl.lit("  ")), "240 of 240 rows: empty_reply - empty completion"),
         (lambda f: f.with_columns(completion=pl.lit(None, pl.String)), "empty completion"),
         (lambda f: f.with_columns(completion=pl.lit(3)), "expected text or a list"),
         (lambda f: f.with_columns(prompt=pl.lit(3)), "expected text or a list of messages"),
@@ -50,7 +51,9 @@ def test_bad_labelled_rows_are_named(labelled, change, message):
 
 def test_the_first_bad_rows_are_listed(labelled):
     bad = labelled.with_columns(label=pl.Series([1.0, 0.0, float("nan")] * 80))
-    with pytest.raises(DataError, match=r"80 of 240 rows \(row 2, 5, 8, 11, 14,"):
+    with pytest.raises(
+        DataError, match=r"80 of 240 rows: no_label - label is NaN or null \(row 2, 5, 8, 11, 14, \.\.\.\)"
+    ):
         data.labelled_rows(bad, "train", CONFIG)
 
 

@@ -14,6 +14,7 @@ from rluf_assets.jobs.train_reward import run
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.files import score_files, train_reward_files
 from rluf_assets.rewards.holdout import sample_negatives
+from rluf_assets.rewards.set_aside import ROW
 from tests.rewards.conftest import labelled_frame, pair_frame, small_config
 
 CONFIG = small_config(epochs=2).model_dump(mode="json") | {"evaluation": {"negatives": 200, "bootstrap_resamples": 50}}
@@ -91,7 +92,7 @@ def test_files_in_files_out(base, tmp_path):
 
     to_score = labelled_frame(20, seed=8).select("message_id", "prompt", "completion").reverse()
     to_score.write_ndjson(tmp_path / "in.jsonl")
-    assert score_files(tmp_path / "model", tmp_path / "in.jsonl", tmp_path / "out.jsonl") == 20
+    assert score_files(tmp_path / "model", tmp_path / "in.jsonl", tmp_path / "out.jsonl")[0] == 20
     scored = pl.read_ndjson(tmp_path / "out.jsonl")
     assert scored.columns == [*to_score.columns, "score", "probability", "live_probability"]
     assert scored["message_id"].to_list() == to_score["message_id"].to_list()
@@ -128,9 +129,9 @@ def test_settings_and_held_out_rows_that_cannot_be_used_are_named_before_trainin
     with pytest.raises(ConfigError, match=r"epoch: Extra inputs.*epochs"):
         train_reward_files("love", *paths, config={"epoch": 3})
     for change, message in (
-        ({"completion": pl.lit("word " * 300)}, "holdout: 50 of 50 rows do not fit 128 tokens"),
+        ({"completion": pl.lit("word " * 300)}, "holdout: .* 50 of 50 rows: too_long"),
         ({"completion": pl.lit(3)}, "holdout: column completion is Int32, expected text"),
-        ({"prompt": pl.col("prompt").list.head(0)}, "holdout: the prompt is empty"),
+        ({"prompt": pl.col("prompt").list.head(0)}, "holdout: .*the prompt is empty"),
     ):
         labelled_frame(50).with_columns(**change).write_parquet(tmp_path / "eval.parquet")
         with pytest.raises(DataError, match=message):
@@ -142,9 +143,11 @@ def test_only_the_sampled_rows_of_a_holdout_are_read(tmp_path):
     frame = labelled_frame(500).with_columns(sample_weight=pl.lit(2.0))
     frame.write_parquet(tmp_path / "holdout.parquet", row_group_size=60)
     config = RewardConfig.model_validate({"evaluation": {"negatives": 100}})
-    total, sample = sample_negatives(pl.scan_parquet(tmp_path / "holdout.parquet"), config, seed=1)
+    total, sample, unlabelled = sample_negatives(pl.scan_parquet(tmp_path / "holdout.parquet"), config, seed=1)
     positives, negatives = frame.filter("label"), frame.filter(~pl.col("label"))
-    assert total == 500
+    assert (total, len(unlabelled)) == (500, 0)
+    assert sample[ROW].to_list() == [i for i, m in enumerate(frame["message_id"]) if m in set(sample["message_id"])]
+    sample = sample.drop(ROW)
     assert sample.filter("label").equals(positives)
     drawn = sample.filter(~pl.col("label"))
     assert len(drawn) == 100

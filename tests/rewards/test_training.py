@@ -136,7 +136,7 @@ def test_cut_contexts_and_dropped_rows_are_counted(base, tmp_path, labelled):
     counts = train(base, tmp_path / "out", labelled, small_config(max_length=40)).rows
     assert counts["contexts_cut"] > 0
     assert counts["train"] + counts["validation"] == 240
-    with pytest.raises(DataError, match="set on_too_long: drop"):
+    with pytest.raises(DataError, match="of 240 rows: too_long - prompt and reply do not fit max_length"):
         train(base, tmp_path / "x", labelled, small_config(max_length=18))
     assert not list((tmp_path / "x").glob("*.safetensors"))
     dropped = train(base, tmp_path / "y", labelled, small_config(max_length=18, on_too_long="drop")).rows
