@@ -301,7 +301,7 @@ def _texts(
     frame = _with_prompt(frame, aside)
     for column in replies:
         if frame.schema[column] != pl.String:
-            frame = aside.drop(frame, pl.col(column).list.len() > 1, "not_one_message") if len(frame) else frame
+            frame = aside.drop(frame, (pl.col(column).list.len() > 1).fill_null(False), "not_one_message")
             first = pl.col(column).list.first()
             role = first.struct.field("role").str.to_lowercase().replace(ROLES)
             wrong = first.struct.field("content").is_not_null() & role.ne_missing(pl.lit("assistant"))

@@ -77,7 +77,7 @@ def test_empty_replies_can_be_dropped(labelled):
         (lambda f: f.drop("rejected"), "missing column"),
         (lambda f: f.with_columns(chosen=pl.col("rejected")), "equals rejected in every pair"),
         (lambda f: f.with_columns(chosen=pl.col("chosen").list.concat("chosen")), "not exactly one message"),
-        (lambda f: f.with_columns(chosen=pl.lit("")), "empty chosen or rejected"),
+        (lambda f: f.with_columns(chosen=pl.lit("")), "160 of 160 rows: empty_reply"),
     ],
 )
 def test_bad_pairs_are_named(pairs, change, message):
