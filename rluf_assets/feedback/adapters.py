@@ -20,6 +20,7 @@ from rluf_assets.errors import DataError
 from rluf_assets.feedback.config import Format, IngestConfig, MessagesLayout, ScoreRule
 from rluf_assets.feedback.open_webui import open_webui_feedback, open_webui_messages
 from rluf_assets.feedback.otel import otel_evaluations, otel_messages
+from rluf_assets.feedback.redaction import excerpt
 from rluf_assets.feedback.schemas import MESSAGES, OPTIONAL, TABLES, conform, empty
 from rluf_assets.feedback.sources import Opened
 from rluf_assets.feedback.tracing import langfuse_messages, langfuse_scores, langsmith_feedback, langsmith_messages
@@ -169,7 +170,7 @@ def canonical_unreadable(opened: Opened, config: IngestConfig) -> list[str]:
         )  # fmt: skip
         if not count:
             continue
-        first = f"the first is {value!r} ({opened.place(place)})"
+        first = f"the first is {excerpt(value)!r} ({opened.place(place)})"
         if count == all_of:
             raise DataError(
                 f"{opened.source}: none of the {count} values of {name} can be read as {TABLES[config.table][name]}; "

@@ -17,6 +17,7 @@ from rluf_assets.errors import DataError
 from rluf_assets.feedback.chat_json import Message, instant
 from rluf_assets.feedback.config import MessagesLayout
 from rluf_assets.feedback.ledger import ledger_in_use
+from rluf_assets.feedback.redaction import excerpt
 from rluf_assets.feedback.schemas import MESSAGES, REACTIONS, conform
 from rluf_assets.feedback.threads import Thread
 from rluf_assets.feedback.turns import Turn, turns_of
@@ -140,4 +141,4 @@ def _loaded(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise OSError(f"a line is no JSON: {text[:60]!r} ({error})") from error
+        raise OSError(f"a line is no JSON: {excerpt(text)!r} ({error})") from error

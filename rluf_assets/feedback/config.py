@@ -76,7 +76,7 @@ class MessagesLayout(_Config):
 class IngestConfig(_Config):
     """One raw table of one day: where the rows are, and in which format."""
 
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     format: Format = "canonical"
     table: Literal["messages", "reactions"]
     source: str = Field(description="path, glob or URL; {day} stands for the partition's date")

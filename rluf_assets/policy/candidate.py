@@ -73,7 +73,14 @@ def evaluate_candidate(
         .explode("completion", "finished", "judge_control_token", "completion_id")
     )
     completions = _judged(completions).select(
-        "prompt_id", "completion_id", "use_case", pl.col("^turn_index$"), "weight", "prompt", "completion", "finished",
+        "prompt_id",
+        "completion_id",
+        "use_case",
+        pl.col("^turn_index$"),
+        "weight",
+        "prompt",
+        "completion",
+        "finished",
         pl.col("^judge_.*$"),
     )
     report(2, steps, "judged")
