@@ -36,6 +36,7 @@ _ALIASES: Mapping[str, Sequence[str]] = {
     "policy_version": ("policy_version", "model"),
 }
 _SIGNAL_NAMES = ("signal", "name", "key", "emoji")
+_LENT = ("user_id", "policy_version", "experiment_arm", "use_case", "locale")
 _PER_MESSAGE = [name for name in MESSAGES if name in OPTIONAL["messages"] or name in ("message_id", "user_id")]
 # What a conversation says once is said of each of its messages.
 _PER_CONVERSATION = ["conversation_id", *(name for name in _PER_MESSAGE if name not in ("message_id", "parent_id"))]
@@ -223,7 +224,11 @@ def _exploded(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> tuple[
         *(pl.col(label).alias(f"label/{label}") for label in layout.labels if label in schema),
     )  # fmt: skip
     rows = conversations.explode("message", "turn_index", "position", "closing", empty_as_null=False)
-    named = rows.with_columns(pl.col("message").struct.field(source).alias(target) for target, source in inner.items())
+    own = {target: pl.col("message").struct.field(source) for target, source in inner.items()}
+    # A message that names none of its own (a user, a model) has its conversation's; a time is never lent.
+    lent = [target for target in own if target in outer and target in _LENT]
+    own |= {target: pl.coalesce(own[target].cast(pl.String), pl.col(target).cast(pl.String)) for target in lent}
+    named = rows.with_columns(column.alias(target) for target, column in own.items())
     placed = pl.format("{}/{}", "conversation_id", "position")
     if "message_id" not in inner or fields[inner["message_id"]] == pl.Null:
         named = named.with_columns(message_id=placed)

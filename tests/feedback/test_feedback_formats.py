@@ -193,3 +193,17 @@ def test_epochs_of_every_unit_are_one_instant() -> None:
     seconds = 1767225600
     assert {instant(seconds * 10**n) for n in (0, 3, 6, 9)} == {"2026-01-01T00:00:00+00:00"}
     assert instant(str(seconds)) == instant(seconds) and instant("soon") == "soon" and instant(None) is None
+
+
+def test_a_message_that_names_no_user_of_its_own_has_its_conversations(tmp_path: Path) -> None:
+    log = tmp_path / "chats.jsonl"
+    turns = [
+        {"role": "assistant", "content": "Hello!", "user": "bot", "model": "m2"},
+        {"role": "user", "content": "Hi", "created_at": "2026-03-01T09:00:00Z"},
+        {"role": "assistant", "content": "Yes?"},
+    ]
+    log.write_text(json.dumps({"id": "c", "user": 7, "model": "m1", "created_at": "2026-03-01", "messages": turns}))
+    rows = read_table(IngestConfig(format="messages", table="messages", source=str(log))).collect()
+    assert rows["user_id"].to_list() == ["bot", "7", "7"]
+    assert rows["policy_version"].to_list() == ["m2", "m1", "m1"]
+    assert rows["created_at"].null_count() == 2, "a time is never lent"
