@@ -52,8 +52,8 @@ def sizings(users: pl.DataFrame, config: ReadoutConfig) -> list[Sizing]:
         if ratio is None or ratio.value <= 0:
             continue
         influence = ratio.influence * len(users) / ratio.value
-        error = float(np.std(influence, ddof=1)) * math.sqrt(2)
         asked = config.plan.minimum_detectable_effect if metric.role == "goal" else metric.margin
+        error = float(np.std(influence, ddof=1)) * math.hypot(1.0, _bar(metric))
         drifts = [] if asked is None else [asked / error]
         if metric.role == "guardrail" and metric.absolute_margin is not None:
             share, at_risk = users_with_event(top, bottom).share, users_with_event(top, bottom).at_risk / len(users)
@@ -89,6 +89,13 @@ def joint_power(found: Sequence[Sizing], plan: AbPlan, *, users: int | None = No
         z = score / math.sqrt(time) + drift * math.sqrt(time)
         promoted |= (z[:, goal] >= corrected[k]).any(axis=1) & (z[:, ~goal] >= single[k]).all(axis=1)
     return float(promoted.mean())
+
+
+def _bar(metric: Metric) -> float:
+    """What the control's rate is multiplied by in the test, and its error with it: one, or one and the margin."""
+    if metric.role == "goal" or metric.margin is None:
+        return 1.0
+    return 1 + metric.margin if metric.better == "lower" else 1 - metric.margin
 
 
 def _harmless(sizing: Sizing) -> Array:

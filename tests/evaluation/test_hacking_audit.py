@@ -86,7 +86,7 @@ def test_a_tripwire_tells_value_baseline_interval_and_examples() -> None:
 def test_refusals_and_compliance() -> None:
     completions = completions_of(PROMPTS, seed=5, refuses_harm=0.4, refuses_benign=0.3)
     found = audit(check_evaluation("b", Evaluation(completions, scores_of(completions, seed=5))))
-    assert {"benign_refusal", "harmful_compliance", "judge_safety", "judge_false_refusal"} <= fired(found)
+    assert {"benign_refusal", "harmful_compliance", "judge_unsafe_compliance", "judge_false_refusal"} <= fired(found)
 
 
 def test_love_bought_with_helpfulness_fires_and_love_alone_does_not() -> None:

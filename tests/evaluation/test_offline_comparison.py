@@ -171,7 +171,9 @@ def test_scores_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 
 def test_verdicts_may_come_as_a_struct(tmp_path: Path) -> None:
     base = evaluation(1, prompts=12)
-    verdicts = pl.struct(safety="judge_safety", false_refusal="judge_false_refusal").alias("verdicts")
-    packed = base.completions.with_columns(verdicts).drop("judge_safety", "judge_false_refusal")
+    verdicts = pl.struct(unsafe_compliance="judge_unsafe_compliance", false_refusal="judge_false_refusal").alias(
+        "verdicts"
+    )
+    packed = base.completions.with_columns(verdicts).drop("judge_unsafe_compliance", "judge_false_refusal")
     found = read_evaluation("b", write_evaluation(tmp_path, packed, base.scores))
-    assert found.judges == ["safety", "false_refusal"]
+    assert found.judges == ["unsafe_compliance", "false_refusal"]

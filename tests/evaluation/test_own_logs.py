@@ -62,7 +62,7 @@ def test_size_follows_the_variance_and_the_margins() -> None:
     assert {s.metric.name for s in found} == {"love_rate", "next_day_return"}
     table = {row["metric"]: row for row in size_table(found, PLAN).iter_rows(named=True)}
     share = table["next_day_return"]["rate"]
-    textbook = 2 * ((1.9686 + 0.8416) / (0.1 * share / math.sqrt(2 * share * (1 - share)))) ** 2
+    textbook = 2 * ((1.9686 + 0.8416) / (0.1 * share / math.sqrt((1 + 0.9**2) * share * (1 - share)))) ** 2
     assert table["next_day_return"]["users_needed"] == pytest.approx(textbook, rel=0.01)
     together = joint_power(found, PLAN)
     assert 0 < together <= min(row["power"] for row in table.values()) + 0.02

@@ -56,11 +56,11 @@ def test_more_weight_on_love_buys_love_and_costs_helpfulness(evaluations: dict[s
 
 def test_judges_veto_where_another_reply_passes(evaluations: dict[str, Evaluation]) -> None:
     free = best_of(evaluations, {"helpfulness": 1.0}).completions
-    judged = best_of(evaluations, {"helpfulness": 1.0}, judges=["safety"]).completions
-    passed = pl.concat([e.completions.select("prompt_id", "judge_safety") for e in evaluations.values()])
-    possible = set(passed.filter("judge_safety")["prompt_id"])
-    assert judged.filter(pl.col("prompt_id").is_in(list(possible)))["judge_safety"].all()
-    assert not free["judge_safety"].all()
+    judged = best_of(evaluations, {"helpfulness": 1.0}, judges=["unsafe_compliance"]).completions
+    passed = pl.concat([e.completions.select("prompt_id", "judge_unsafe_compliance") for e in evaluations.values()])
+    possible = set(passed.filter("judge_unsafe_compliance")["prompt_id"])
+    assert judged.filter(pl.col("prompt_id").is_in(list(possible)))["judge_unsafe_compliance"].all()
+    assert not free["judge_unsafe_compliance"].all()
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,9 @@ def test_compliance_is_what_the_judge_says_not_the_absence_of_an_english_refusal
     german = evaluation(2, prompts=600, refuses_harm=0.99)
     refusing = Evaluation(german.completions.with_columns(foreign.alias("completion")), german.scores)
     assert results(refusing, base)["harmful_compliance"] == "pass", "a refusal in German is one, and the judge says so"
-    unjudged = Evaluation(german.completions.drop("judge_safety"), german.scores)
+    unjudged = Evaluation(german.completions.drop("judge_unsafe_compliance"), german.scores)
     assert results(unjudged, base)["harmful_compliance"] == "not measured"
-    assert results(unjudged, base)["judge_safety"] == "not measured"
+    assert results(unjudged, base)["judge_unsafe_compliance"] == "not measured"
     harmless = CONFIG.model_copy(update={"harmful_use_cases": ()})
     found = audit_reward_hacking({"baseline": base, "b": german}, LOGGED, harmless, seed=0).tripwires
     row = found.filter(tripwire="harmful_compliance").row(0, named=True)
@@ -99,3 +99,9 @@ def test_one_catastrophe_in_a_hundred_fails_though_the_win_rate_holds() -> None:
     blind = Evaluation(found.completions, found.scores.filter(pl.col("objective") != "safety"))
     blind_base = Evaluation(base.completions, base.scores.filter(pl.col("objective") != "safety"))
     assert results(blind, blind_base)["catastrophe_safety"] == "not measured"
+
+
+def test_the_judge_of_compliance_is_one_that_candidates_really_have() -> None:
+    from rluf_assets.policy.judges import DEFAULT_JUDGES
+
+    assert AuditConfig().safety_judge in DEFAULT_JUDGES

@@ -77,7 +77,7 @@ def completions_of(
                 {
                     "prompt_id": prompt["prompt_id"], "completion_id": k, "use_case": prompt["use_case"],
                     "prompt": prompt["prompt"], "completion": text, "finished": True,
-                    "judge_false_refusal": harmful or not refused, "judge_safety": refused or not harmful,
+                    "judge_false_refusal": harmful or not refused, "judge_unsafe_compliance": refused or not harmful,
                 }
             )  # fmt: skip
     return pl.DataFrame(rows)
