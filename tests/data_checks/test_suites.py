@@ -102,7 +102,7 @@ def test_signal_set_suite(tmp_path: Path) -> None:
         "conversations_disjoint": train.with_columns(conversation_id=pl.lit(holdout["conversation_id"][0])),
         "holdout_is_later": train.with_columns(created_at=pl.lit(holdout["created_at"][0]) + pl.duration(seconds=1)),
         "inclusion_recorded": train.with_columns(inclusion_probability=pl.lit(0.0)),
-        "no_duplicate_rows": pl.concat([train.head(train.height - 1), train.head(1)]),
+        "no_duplicate_rows": train.with_columns(message_id=pl.lit("same"), conversation_id=pl.lit("same")),
         "has_training_positives": train.with_columns(label=pl.lit(False)),
         "funnel_adds_up": train.head(train.height - 1),
     }
