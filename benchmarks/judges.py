@@ -29,6 +29,10 @@ INTRODUCTION = """# Judges: what each rule finds
 
 Made by `python -m benchmarks.judges`. A judge *finds* the replies it fails. *Bad* is the share of replies that the labels
 call bad: the precision of a judge that fails everything. Intervals are exact binomial ones at 95%.
+
+One more verdict stands beside them in every run, `control_token`: no reply with a control token in it passes
+(`<|im_start|>`, an unused special token). Decoding hides such tokens, so no judge that reads text could find them. The
+engines sample none; reasoning models whose template has `<think>` as a token of its own therefore answer without it.
 """
 LABELLED_TEXT = """
 ## Labelled replies

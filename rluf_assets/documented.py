@@ -35,7 +35,11 @@ def documented(spec: dg.AssetSpec, profile: Profile) -> dg.AssetSpec:
     entry = catalogue().get(name)
     if entry is not None:
         columns = entry.expanded(
-            {"signal": profile.validated_replies.signals, "objective": list(REWARDS), "judge": DEFAULT_JUDGES}
+            {
+                "signal": profile.validated_replies.signals,
+                "objective": list(REWARDS),
+                "judge": (*DEFAULT_JUDGES, "control_token"),
+            }
         )
         schema = table_schema({column: (found.type, found.meaning) for column, found in columns.items()})
         spec = spec.merge_attributes(metadata={"dagster/column_schema": schema, "table": entry.file})

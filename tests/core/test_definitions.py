@@ -71,7 +71,7 @@ def test_every_asset_says_what_people_need_to_know(found: dict[str, Any]) -> Non
 def test_the_catalogue_names_every_column_of_a_real_lake(tiny_home: Path) -> None:
     lake = Lake(str(tiny_home / "lake"))
     signals = ["love", "thumbs_up", "thumbs_down", "copy", "regenerate"]
-    names = {"signal": signals, "objective": list(REWARDS), "judge": list(JUDGES)}
+    names = {"signal": signals, "objective": list(REWARDS), "judge": [*JUDGES, "control_token"]}
     for asset, entry in catalogue().items():
         partition = lake.partitions(asset)[0]
         artifact = lake.current(asset, None if partition == "_" else partition)

@@ -91,9 +91,15 @@ def test_a_materialisation_is_read_without_opening_the_lake(tiny_home: Path) -> 
     page = told["page: quarantine"].url
     assert page.startswith(f"http://127.0.0.1:4001/lake/validated_replies/{day}/")
     assert (tiny_home / page.removeprefix("http://127.0.0.1:4001/")).exists()
-    assert set(told["made from"].data) == {"messages", "reactions", "next_reactions"}
+    assert set(told["made from"].data) == {
+        "messages",
+        "reactions",
+        "next_messages/2026-01-02",
+        "next_reactions/2026-01-02",
+    }
     many = describe(JobResult(lake.current("signal_set"), reused=True))
-    assert many["made from"].data == {
+    assert set(many["made from"].data) == {"validated_replies", "evaluation_prompts"}
+    assert {name: said for name, said in many["made from"].data.items() if name != "evaluation_prompts"} == {
         "validated_replies": "20: validated_replies/2026-01-01 .. validated_replies/2026-01-20"
     }
     assert many["examples"].records[0].data["prompt"].startswith("user ")

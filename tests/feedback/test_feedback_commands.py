@@ -113,6 +113,7 @@ def test_trace_tells_where_every_kind_of_row_went(home: Path) -> None:
     assert {trace(lake, one)[-1].outcome for one in rest[::40]} <= {
         "stopped at not_drawn",
         "stopped at user_seen_before",
+        "stopped at user_kept_out",
     }
     duplicate = replies.sort("created_at", "message_id")
     first = pl.read_parquet(home / "logs" / "messages.parquet").filter(pl.col("role") == "assistant")["message_id"][0]

@@ -104,7 +104,7 @@ def test_evaluation_job(inputs: dict[str, Path], base: Path, tmp_path: Path) -> 
     assert {f"judge_{name}" for name in JUDGES} <= set(completions.columns)
     assert not completions.filter(~pl.col("finished"))["judge_unfinished"].any()
     assert scores.columns == [
-        "prompt_id", "completion_id", "use_case", "objective", "logit", "probability", "live_probability",
+        "prompt_id", "completion_id", "use_case", "weight", "objective", "logit", "probability", "live_probability",
         "member_live_probability", "disagreement",
     ]  # fmt: skip
     spoilt = pl.read_parquet(tmp_path / "out" / "spoilt.parquet")
