@@ -202,7 +202,7 @@ def _planned(metric: Metric, plan: AbPlan) -> Metric:
 class BacktestConfig(_Frozen):
     """Offline-online backtest over past launches."""
 
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
 
     control: str = "control"
     resamples: int = Field(default=2000, ge=100)
