@@ -129,7 +129,7 @@ def gate_rows(judged: Sequence[Decision]) -> list[tuple[str, list[tuple[str, str
 def _together(guardrails: Sequence[Gate]) -> tuple[str, str]:
     """The worst result of the guardrails, and those that do not pass, in a few words each."""
     if all(g.result == Result.NOT_MEASURED for g in guardrails):
-        return str(Result.NOT_MEASURED), f"None of the {len(guardrails)} guardrails was measured."
+        return str(Result.NOT_MEASURED), f"Not one of {len(guardrails)} guardrails was measured."
     worst = min(guardrails, key=lambda g: WORST_FIRST.index(g.result)).result
     broken = [g for g in guardrails if g.result != Result.PASS]
     told = f"{len(guardrails) - len(broken)} of {len(guardrails)} hold"
