@@ -212,7 +212,7 @@ class BacktestConfig(_Frozen):
 
 
 class BoundPlan(_Frozen):
-    """Under which plan a candidate's exposures were first read, and when."""
+    """Under which plan a candidate's exposures were first read, and when (empty: it is the plan in force)."""
 
     plan: str = Field(description="hash of the plan")
     at: str = ""

@@ -57,7 +57,12 @@ def release_config(
 ) -> ReleaseConfig:
     """The report's settings with the plan, what the log says of these candidates' weights, and the decisions before."""
     records = {name: bound_plan(lake, name, weights) for name, weights in policy_hashes(lake, candidates).items()}
-    bound = {name: record for name, record in records.items() if record is not None}
+    # When a plan was put on record matters only where it was changed: else the same evidence is the same report anywhere.
+    bound = {
+        name: record if record.plan != plan.hash else BoundPlan(plan=record.plan)
+        for name, record in records.items()
+        if record is not None
+    }
     return config.model_copy(update={"plan": plan, "bound": bound, "past": past_decisions(lake, evidence)})
 
 
