@@ -126,7 +126,7 @@ def test_its_checks_are_read(page: Page) -> None:
     materialise(page, "signal_set")
     expect(state(page, "Success")).to_be_visible()
     page.goto("/assets/signal_set/?view=checks")
-    expect(page.get_by_text("Checks (10)")).to_be_visible()
+    expect(page.get_by_text("Checks (11)")).to_be_visible()
     page.get_by_text("users_disjoint").first.click()
     expect(page.get_by_text("observed", exact=True).first).to_be_visible()
     expect(page.get_by_text("expected", exact=True).first).to_be_visible()
