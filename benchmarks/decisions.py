@@ -1,8 +1,9 @@
-"""How often the release gate errs, by simulation: `python -m benchmarks.decisions [--runs 2000] [--tests 500]`.
+"""How often the release gate errs, by simulation: `python -m benchmarks.decisions [--runs N] [--tests N] [--sharper N]`.
 
 A/A tests looked at every day: what the gate calls better by the plan's boundaries, beside the fixed-horizon gate and the
 always-valid interval; the power of the goal alone beside what the design promises. Then whole tests at the planned size
 through the readout and the decision table: a candidate that is better and within every margin, and one beyond a margin.
+Then the readout with and without a prediction from what users had been shown before: width, coverage, A/A.
 """
 
 from __future__ import annotations
@@ -10,17 +11,22 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from unittest.mock import patch
 
 import numpy as np
+import polars as pl
 from scipy.stats import norm
 
 from benchmarks.evaluation import Share
+from rluf_assets.evaluation import adjusting
 from rluf_assets.evaluation.boundaries import critical_values
 from rluf_assets.evaluation.config import BoundPlan, ReadoutConfig, ReleaseConfig
 from rluf_assets.evaluation.decision import Verdict, rule
+from rluf_assets.evaluation.exposures import Arm, per_user
 from rluf_assets.evaluation.gates import live_gates
 from rluf_assets.evaluation.joint_power import joint_power, sizings
+from rluf_assets.evaluation.metric import compare_metric
 from rluf_assets.evaluation.plan import AbPlan, Margin
 from rluf_assets.evaluation.readout import read_out
 from rluf_assets.evaluation.stats import sequential_factor
@@ -121,16 +127,61 @@ def whole_shares(tests: int) -> list[Share]:
     ]
 
 
+def sharper_rows(runs: int, users: int = 600) -> Iterator[str]:
+    """The readout beside the same without a prediction: width of the interval, coverage, A/A; with three kinds of history."""
+    config = ReadoutConfig(plan=AbPlan(planned_users=2 * users))
+    metrics = [m for m in config.metrics if m.name in ("love_rate", "conversations_per_user", "early_ending_rate")]
+    for history in ("behaviour alone", "P[love] of what they were shown", "a column of noise"):
+        widths: dict[str, list[float]] = {m.name: [] for m in metrics}
+        covered, called, plain_called = dict.fromkeys(widths, 0), dict.fromkeys(widths, 0), dict.fromkeys(widths, 0)
+        for run in range(runs):
+            for lift in (0.0, LIFT):
+                base, arm = _with_history(5 * 10**6 + run, users, history, lift)
+                for m in metrics:
+                    row = compare_metric(m, arm, base, config)
+                    with patch.object(adjusting, "MIN_USERS", math.inf):
+                        plain = compare_metric(m, arm, base, config)
+                    if row is None or plain is None or row["ci_low"] is None:
+                        raise RuntimeError("a simulated arm had no replies")
+                    true = lift if m.name == "love_rate" else 0.0
+                    if lift:
+                        covered[m.name] += row["ci_low"] <= true <= row["ci_high"]
+                        widths[m.name].append((row["ci_high"] - row["ci_low"]) / (plain["ci_high"] - plain["ci_low"]))
+                    else:
+                        called[m.name] += row["p_value"] < 0.05
+                        plain_called[m.name] += plain["p_value"] < 0.05
+        for name, ratios in widths.items():
+            half = 1.96 * float(np.std(ratios)) / math.sqrt(runs)
+            mean, head = float(np.mean(ratios)), f"{history}, {name}"
+            yield f"| {head}: width over CUPED's | at most 1 | {mean:.4f} | {mean - half:.4f} to {mean + half:.4f} | {runs} |"
+            yield Share(f"{head}: 95% interval covers", "95%", covered[name], runs).row
+            yield Share(f"{head}: A/A (CUPED alone: {plain_called[name] / runs:.1%})", "5%", called[name], runs).row
+
+
+def _with_history(seed: int, users: int, history: str, lift: float) -> tuple[Arm, Arm]:
+    """A baseline and an arm with this true lift of love, and nothing else changed."""
+    arms = []
+    for k, name in enumerate(("a", "b")):
+        frame = exposures_of(name, users, seed=2 * seed + k, love_lift=k * lift, scored=history.startswith("P["))
+        if history == "a column of noise":
+            frame = frame.with_columns(pre_p_love=pl.Series(np.random.default_rng(2 * seed + k).gamma(0.5, 1.0, users)))
+        arms.append(Arm(per_user(name, frame)))
+    return arms[0], arms[1]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=2000, help="simulated tests with daily looks, in hundreds")
     parser.add_argument("--tests", type=int, default=500, help="whole tests of each kind")
+    parser.add_argument("--sharper", type=int, default=2000, help="tests with and without a prediction from the past")
     options = parser.parse_args(argv)
     print("| what | wanted | found | 95% interval | runs |\n|---|---|---|---|---|", flush=True)
     if options.runs:
         print(*(s.row for s in daily_shares(options.runs)), sep="\n", flush=True)
     if options.tests:
         print(*(s.row for s in whole_shares(options.tests)), sep="\n", flush=True)
+    for row in sharper_rows(options.sharper) if options.sharper else ():
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,11 @@ def _own_users(home: Path) -> tuple[Any, Any]:
     ]
     if not folders:
         raise ArtifactMissing("validated_replies: no day is published. Materialise it first.")
-    return users_of_logs(scan_days(folders, "replies"), config.plan.planned_days), config
+    try:
+        scores = bench.holdout_scores()
+    except (ArtifactMissing, OSError):  # P[signal] is not trained yet: behaviour alone
+        scores = None
+    return users_of_logs(scan_days(folders, "replies"), config.plan.planned_days, scores), config
 
 
 @app.command()

@@ -58,11 +58,8 @@ def metric_columns(users: pl.DataFrame, metric: Metric) -> bool:
 
 def covariates_of(config: ReadoutConfig, users: pl.DataFrame, base: pl.DataFrame) -> list[str]:
     """Pre-period columns that both arms hold and that vary."""
-    return [
-        c
-        for c in config.covariates
-        if c in users.columns and c in base.columns and pl.concat([users[c], base[c]]).n_unique() > 1
-    ]
+    held = [c for c in config.covariates if c in users.columns and c in base.columns]
+    return [c for c in held if np.ptp(np.concatenate([f[c].cast(pl.Float64).to_numpy() for f in (users, base)])) > 0]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """One metric of two arms: rates, lift, intervals, p-value and verdict.
 
-A ratio of sums over users. Variances come from the delta method, CUPED takes out the pre-period, relative lifts carry
-Fieller's interval by Student's t; users in both arms are treated as paired, and shared replies as clusters of their own.
+A ratio of sums over users. Variances come from the delta method, what users brought with them is taken out (`adjusting`),
+relative lifts carry Fieller's interval by Student's t; users in both arms are treated as paired, and shared replies as
+clusters of their own.
 A guardrail is a non-inferiority test: relative where the control has events enough, in users with an event where not.
 """
 
@@ -14,10 +15,11 @@ import numpy as np
 import polars as pl
 
 from rluf_assets.errors import ConfigError
+from rluf_assets.evaluation.adjusting import adjusted
 from rluf_assets.evaluation.clustering import TwoWay
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
 from rluf_assets.evaluation.decision import Result
-from rluf_assets.evaluation.exposures import Arm, covariates_of
+from rluf_assets.evaluation.exposures import Arm
 from rluf_assets.evaluation.rare_events import difference_of_shares, users_with_event
 from rluf_assets.evaluation.stats import (
     Estimate,
@@ -57,7 +59,7 @@ def compare_metric(
     if raw[0] is None or raw[1] is None:
         return None
     pair = raw[0], raw[1]
-    treatment, control = _cuped(*pair, arm, base, config)
+    treatment, control, by = adjusted(*pair, arm, base, config)
     variance_before = _variances(metric, pair, pair, arm, base, two_way).difference
     spread = _variances(metric, pair, (treatment, control), arm, base, two_way)
     standard_error = float(np.sqrt(spread.difference))
@@ -99,6 +101,7 @@ def compare_metric(
         "share_difference": shares.value, "share_low": shares.low, "share_high": shares.high,
         "unadjusted_lift": None if no_events else pair[0].value / pair[1].value - 1,
         "variance_removed": 1 - spread.difference / variance_before if 0 < variance_before < np.inf else 0.0,
+        "adjusted_by": by,
         "mde": relative(minimum_detectable_effect(standard_error, confidence=config.confidence, power=plan.power)),
         "n_control": len(base.users), "n_treatment": len(arm.users),
     }  # fmt: skip
@@ -201,29 +204,3 @@ def _by_user(treatment: Ratio, control: Ratio, arm: Arm, base: Arm) -> Variances
         return Variances(*spread, 0.0, welch(*spread, *dfs))
     covariance = float(np.sum(treatment.influence[i] * control.influence[j]) * len(i) / (len(i) - 1))
     return Variances(*spread, covariance, min(dfs))
-
-
-def _cuped(treatment: Ratio, control: Ratio, arm: Arm, base: Arm, config: ReadoutConfig) -> tuple[Ratio, Ratio]:
-    """Both ratios with what the pre-period explains taken out: Deng, Xu, Kohavi & Walker 2013, for linearised ratios.
-
-    Users' influences (times users: the linearised metric) are regressed on the centred pre-period covariates, both arms
-    together; the control keeps its level, so that lifts stay relative to what was observed.
-    """
-    columns = covariates_of(config, arm.users, base.users)
-    if not columns:
-        return treatment, control
-    n_t, n_c = len(arm.users), len(base.users)
-    ours = np.column_stack([arm.values(c) for c in columns] + [arm.values(c) > 0 for c in columns]).astype(np.float64)
-    theirs = np.column_stack([base.values(c) for c in columns] + [base.values(c) > 0 for c in columns]).astype(
-        np.float64
-    )
-    if n_t + n_c <= 2 * ours.shape[1] + 2:
-        return treatment, control
-    centre_t, centre_c = ours - ours.mean(axis=0), theirs - theirs.mean(axis=0)
-    outcome = np.concatenate([treatment.influence * n_t, control.influence * n_c])
-    theta, *_ = np.linalg.lstsq(np.concatenate([centre_t, centre_c]), outcome, rcond=None)
-    shift = float((ours.mean(axis=0) - theirs.mean(axis=0)) @ theta)
-    return (
-        Ratio(treatment.value - shift, treatment.influence - centre_t @ theta / n_t),
-        Ratio(control.value, control.influence - centre_c @ theta / n_c),
-    )

@@ -1,8 +1,8 @@
 """A team's own logs as if they were an A/B test: how large a test must be, and whether the readout keeps its level there.
 
 Users of the last days, what they did before as their pre-period. `aa_test` splits them into two arms that nobody treated
-differently, a thousand times, and counts how often the readout calls a difference: users as clusters, ratios and CUPED as in
-a real test.
+differently, a thousand times, and counts how often the readout calls a difference: users as clusters, ratios and what is
+taken out by the pre-period as in a real test.
 """
 
 from __future__ import annotations
@@ -23,18 +23,26 @@ AA_SCHEMA = {"metric": pl.String, "runs": pl.Int64, "called": pl.Int64, "share":
              "high": pl.Float64, "keeps": pl.Boolean}  # fmt: skip
 
 
-def users_of_logs(replies: pl.LazyFrame, days: int) -> pl.DataFrame:
+def users_of_logs(replies: pl.LazyFrame, days: int, scores: pl.DataFrame | None = None) -> pl.DataFrame:
     """One row per user of the last so many days: replies, conversations, positives per signal, whether they came back the
-    day after their first one, first_day, and pre_replies and pre_<signal>s before that. Raises DataError without dated replies.
+    day after their first one, first_day, and what they did before, `pre_*`. Raises DataError without dated replies.
 
-    `pre_loves` is the first signal's, as CUPED expects it.
+    `pre_loves` is the first signal's, as CUPED expects it. scores: message_id and live_probability of replies that P[signal]
+    has scored; those from before are summed as `pre_p_<signal>`.
     """
     columns = replies.collect_schema().names()
     signals = [c for c in columns if c.startswith(LABEL)]
     day = pl.col("created_at").cast(pl.Date)
+    if scores is not None:
+        replies = replies.join(scores.lazy().select("message_id", "live_probability"), on="message_id", how="left")
+    score = pl.lit(None, pl.Float64) if scores is None else pl.col("live_probability")
     rows = (
         replies.select(
-            "user_id", "conversation_id", day=day, **{s.removeprefix(LABEL): pl.col(s) == 1 for s in signals}
+            "user_id",
+            "conversation_id",
+            day=day,
+            score=score,
+            **{s.removeprefix(LABEL): pl.col(s) == 1 for s in signals},
         )
         .drop_nulls(["user_id", "day"])
         .collect(engine="streaming")
@@ -54,9 +62,13 @@ def users_of_logs(replies: pl.LazyFrame, days: int) -> pl.DataFrame:
         returned_next_day=(pl.col("day") == pl.col("day").min() + timedelta(days=1)).any(),
         **{n: pl.col(n).sum() for n in names},
     )  # fmt: skip
-    pre = before.group_by("user_id").agg(pre_replies=pl.len(), pre_loves=pl.col(names[0]).sum())
-    joined = users.join(pre, on="user_id", how="left").with_columns(pl.col("pre_replies", "pre_loves").fill_null(0))
-    return joined.sort("user_id")
+    pre = before.group_by("user_id").agg(
+        pre_replies=pl.len(), pre_loves=pl.col(names[0]).sum(), pre_conversations=pl.col("conversation_id").n_unique(),
+        pre_days=pl.col("day").n_unique(), **{f"pre_{n}": pl.col(n).sum() for n in names[1:]},
+        **({} if scores is None else {f"pre_p_{names[0]}": pl.col("score").sum()}),
+    )  # fmt: skip
+    joined = users.join(pre, on="user_id", how="left")
+    return joined.with_columns(pl.col("^pre_.*$").fill_null(0)).sort("user_id")
 
 
 def days_needed(first_days: pl.Series, users: int, window: int) -> float | None:

@@ -1,8 +1,8 @@
 """A/B readout: what users did when they saw a candidate, against the baseline's arm.
 
-The user is the unit: metrics are ratios of sums over users, variances come from the delta method, the pre-period takes
-out what users brought with them (CUPED), and relative lifts carry Fieller's interval. Users found in both arms are
-left out, or treated as paired where the plan says so (a simulation shows every arm to the same users). Where
+The user is the unit: metrics are ratios of sums over users, variances come from the delta method, what users brought with
+them is taken out by the pre-period and a prediction from it, and relative lifts carry Fieller's interval. Users found in
+both arms are left out, or treated as paired where the plan says so (a simulation shows every arm to the same users). Where
 the exposed replies are given and users share them, variances are clustered by user and by reply.
 """
 
@@ -36,7 +36,7 @@ READOUT_SCHEMA: dict[str, Any] = {
     "plan_low": pl.Float64, "plan_high": pl.Float64, "sequential_low": pl.Float64, "sequential_high": pl.Float64,
     "shrunk_lift": pl.Float64, "events_control": pl.Int64, "events_treatment": pl.Int64,
     "share_difference": pl.Float64, "share_low": pl.Float64, "share_high": pl.Float64,
-    "unadjusted_lift": pl.Float64, "variance_removed": pl.Float64, "mde": pl.Float64,
+    "unadjusted_lift": pl.Float64, "variance_removed": pl.Float64, "adjusted_by": pl.String, "mde": pl.Float64,
     "margin": pl.Float64, "absolute_margin": pl.Float64, "result": pl.String, "verdict": pl.String,
     "itt_lift": pl.Float64, "itt_low": pl.Float64, "itt_high": pl.Float64,
     "n_control": pl.Int64, "n_treatment": pl.Int64,

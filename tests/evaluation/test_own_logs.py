@@ -46,6 +46,14 @@ def test_users_of_the_last_days_with_what_they_did_before() -> None:
         (2, 1, 1, 1, 0), (2, 2, 1, 0, 0),
     ]  # fmt: skip
     assert found["returned_next_day"].to_list() == [False, True]
+    assert found.select("pre_conversations", "pre_days").rows() == [(1, 1), (0, 0)]
+    named = logs().with_row_index("message_id")
+    scores = pl.DataFrame(
+        {"message_id": [1, 2], "live_probability": [0.25, 0.5]}, schema_overrides={"message_id": pl.UInt32}
+    )
+    scored = users_of_logs(named, 5, scores)
+    assert scored["pre_p_love"].to_list() == [0.25, 0.0], "of replies shown before the last five days, and of no other"
+    assert scored.drop("pre_p_love").equals(found)
     with pytest.raises(DataError, match="a user, a day and a labelled signal"):
         users_of_logs(logs().filter(pl.lit(False)), 5)
 

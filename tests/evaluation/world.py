@@ -165,16 +165,19 @@ def logged_replies(count: int, seed: int) -> pl.DataFrame:
 
 def exposures_of(
     arm: str, users: int, *, seed: int, love_lift: float = 0.0, love_rate: float = 0.02, early_endings: float = 0.1,
-    returns: float = 0.4,
+    returns: float = 0.4, scored: bool = False,
 ) -> pl.DataFrame:  # fmt: skip
-    """One row per user: unequal activity, unequal propensity to love that the pre-period shows too."""
+    """One row per user: unequal activity, unequal propensity to love that the pre-period shows too.
+
+    scored: with `pre_p_love`, P[love] summed over what they had been shown before; it knows their rate up to a factor.
+    """
     rng = np.random.default_rng(seed)
     conversations = 1 + rng.poisson(rng.gamma(1.0, 1.5, users))
     replies = conversations + rng.poisson(2.0 * conversations)
     propensity = rng.gamma(0.5, 2.0, users)
     pre_replies = rng.poisson(replies * rng.random(users) * 2)
     rate = np.minimum(love_rate * propensity, 1.0)
-    return pl.DataFrame(
+    frame = pl.DataFrame(
         {
             "user_id": [f"{arm}-{seed}-{i:06d}" for i in range(users)],
             "arm": arm,
@@ -193,6 +196,9 @@ def exposures_of(
             "pre_loves": rng.binomial(pre_replies, rate),
         }
     )
+    if not scored:
+        return frame
+    return frame.with_columns(pre_p_love=pl.Series(pre_replies * rate * np.exp(0.5 * rng.standard_normal(users))))
 
 
 def true_rates_of(contexts: int, *, seed: int, love: float = 1.0, farewell: float = 0.01) -> pl.DataFrame:
