@@ -151,7 +151,10 @@ def _differences(counts: dict[str, int]) -> list[pl.Expr]:
 def _shares(counts: dict[str, int], undated: int) -> list[pl.Expr]:
     """`undated`: reactions that were set aside because they have no time."""
     shares: dict[str, Any] = {
-        "messages_quarantined_share": (counts["messages_quarantined"], counts["messages_in"]),
+        "messages_quarantined_share": (
+            counts["messages_quarantined"] - counts["messages_faultless"],
+            counts["messages_in"],
+        ),
         "reactions_quarantined_share": (
             counts["reactions_quarantined"] - counts["reactions_faultless"],
             counts["reactions_in"],

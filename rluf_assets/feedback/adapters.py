@@ -24,7 +24,7 @@ from rluf_assets.feedback.redaction import excerpt
 from rluf_assets.feedback.schemas import MESSAGES, OPTIONAL, TABLES, conform, empty
 from rluf_assets.feedback.sources import Opened
 from rluf_assets.feedback.tracing import langfuse_messages, langfuse_scores, langsmith_feedback, langsmith_messages
-from rluf_assets.feedback.values import as_role, clocks_in
+from rluf_assets.feedback.values import CALLS, as_speaker, clocks_in
 
 # What public logs call our columns, where the layout says nothing.
 _ALIASES: Mapping[str, Sequence[str]] = {
@@ -44,7 +44,11 @@ _PER_CONVERSATION = ["conversation_id", *(name for name in _PER_MESSAGE if name 
 
 def canonical_messages(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
     """Rows that already are canonical messages (after the layout's column renames)."""
-    return conform(_renamed(frame, layout), "messages", where)
+    renamed = _renamed(frame, layout)
+    names = renamed.collect_schema()
+    if "role" in names and "content" in names:
+        renamed = renamed.with_columns(role=_speaker(names, pl.col, "role", "content", layout))
+    return conform(renamed, "messages", where)
 
 
 def canonical_reactions(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
@@ -65,7 +69,7 @@ def chat_messages(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl
             f"{where}: no column for ['user_id']; found {list(frame.collect_schema())}. Name it in layout.columns, or "
             f"declare layout.users: per_conversation."
         )
-    role = as_role(_field(fields, layout.role, where, "role").cast(pl.String).replace(layout.roles))
+    role = _role(fields, layout, where)
     names, other = messages.collect_schema(), {layout.marks, layout.reactions, *layout.ratings}
     if (
         (labels := _labels(frame.collect_schema(), layout))
@@ -212,7 +216,7 @@ def _exploded(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> tuple[
         for target in _PER_MESSAGE
         if (source := _source_of(target, layout, fields)) and not (target == "user_id" and layout.users != "logged")
     }
-    role = as_role(_field(fields, layout.role, where, "role", pl.element()).cast(pl.String).replace(layout.roles))
+    role = _role(fields, layout, where, pl.element())
     position = pl.int_ranges(pl.col(name).list.len()).alias("position")
     turns = pl.col(name).list.eval((role == "user").cast(pl.Int32).cum_sum() - 1).alias("turn_index")
     # The last reply of the conversation, which a label of the whole is about.
@@ -235,7 +239,7 @@ def _exploded(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> tuple[
     elif fields[inner["message_id"]] == pl.String:
         named = named.with_columns(message_id=pl.coalesce("message_id", placed))
     if "parent_id" in inner:
-        named = _turns_on_paths(named, as_role(_field(fields, layout.role, where, "role").replace(layout.roles)))
+        named = _turns_on_paths(named, _role(fields, layout, where))
     return named, fields
 
 
@@ -370,12 +374,30 @@ def _source_of(target: str, layout: MessagesLayout, found: Mapping[str, object])
     return next((name for name in names if name in found), None)
 
 
-def _field(
-    fields: Mapping[str, Any], names: Sequence[str], where: str, what: str, message: pl.Expr | None = None
+def _role(fields: Mapping[str, Any], layout: MessagesLayout, where: str, message: pl.Expr | None = None) -> pl.Expr:
+    """Who speaks, of the message struct with these fields."""
+    role, content = (_name(fields, names, where, what) for names, what in
+                     ((layout.role, "role"), (layout.content, "content")))  # fmt: skip
+    return _speaker(fields, (pl.col("message") if message is None else message).struct.field, role, content, layout)
+
+
+def _speaker(
+    found: Mapping[str, Any], column: Callable[[str], pl.Expr], role: str, content: str, layout: MessagesLayout
 ) -> pl.Expr:
+    said = column(role).cast(pl.String).replace(layout.roles)
+    return as_speaker(
+        said, (column(content), found[content]), [(column(name), found[name]) for name in CALLS if name in found]
+    )
+
+
+def _field(fields: Mapping[str, Any], names: Sequence[str], where: str, what: str) -> pl.Expr:
+    return pl.col("message").struct.field(_name(fields, names, where, what))
+
+
+def _name(fields: Mapping[str, Any], names: Sequence[str], where: str, what: str) -> str:
     name = next((name for name in names if name in fields), None)
     if name is None:
         raise DataError(
             f"{where}: messages have no field {' or '.join(names)}; found {sorted(fields)}. Name it in layout.{what}."
         )
-    return (pl.col("message") if message is None else message).struct.field(name)
+    return name

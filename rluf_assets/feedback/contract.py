@@ -26,7 +26,7 @@ _ROW_GROUP = 250_000
 # Enough to judge today's rows by, and the reactions to those of the days before.
 _OF_DAYS_BEFORE = [
     "conversation_id", "message_id", "parent_id", "turn_index", "role", "content", "user_id", "created_at",
-    "reactions_shown", "aliases",
+    "reactions_shown", "aliases", "trace_id",
 ]  # fmt: skip
 
 
@@ -34,12 +34,13 @@ _OF_DAYS_BEFORE = [
 class Accounting:
     """Rows of the partition: what came in (counted before anything is judged), what was accepted, what was set aside.
 
-    `reactions_faultless`: how many of the quarantined have no fault of their own, such as a state that changed later.
+    `..._faultless`: how many of the quarantined have no fault of their own: messages of tools, states that changed later.
     """
 
     messages_in: int
     messages_accepted: int
     messages_quarantined: int
+    messages_faultless: int
     reactions_in: int
     reactions_accepted: int
     reactions_quarantined: int
@@ -118,7 +119,9 @@ def validate(
     heard = judge_reactions(given, targets, config)
     marked = heard.filter("of_day").drop("of_day").with_row_index("source_row")
     answers = accepted.filter(pl.col("role") == "assistant", ~pl.col("greeting"))
-    replies = label_replies(answers, heard, doubts(heard, targets, config), config)
+    said = _replies(heard, [accepted] if before is None else [accepted, before])
+    later = _later(next_messages, heard, targets)
+    replies = label_replies(answers, heard, doubts(heard, targets, said, later, config), config)
     quarantine = pl.concat(
         [_quarantine(judged, "messages", list(MESSAGES)), _quarantine(marked, "reactions", list(REACTIONS))]
     )
@@ -141,7 +144,7 @@ def _targets(
     """What the reactions can be about: one row per conversation and message id, the accepted one where there are several."""
     columns = {
         "target_role": "role", "target_created_at": "created_at", "target_shown": "reactions_shown",
-        "target_defect": "defect", "target_user_id": "user_id", "target_greeting": "greeting",
+        "target_defect": "defect", "target_user_id": "user_id", "target_greeting": "greeting", "target_turn": "turn_index",
     }  # fmt: skip
     wanted = pl.col("message_id").hash().is_in(reactions["message_id"].hash().unique().implode())
     keys = [pl.col("conversation_id").fill_null(""), pl.col("message_id")]
@@ -159,6 +162,27 @@ def _targets(
         .sort(pl.col("target_defect").is_not_null(), maintain_order=True)
         .unique(["conversation_id", "message_id"], keep="first", maintain_order=True)
     )
+
+
+def _replies(heard: pl.DataFrame, messages: list[pl.DataFrame]) -> pl.DataFrame:
+    """What the reactions that have lost their message may be about: replies of the traces and conversations they name."""
+    columns = ["conversation_id", "message_id", "trace_id", "turn_index", "created_at"]
+    lost = heard.filter(pl.col("reply_conversation").is_null() | (pl.col("defect") == "on_tool_message"))
+    names = {"trace_id": lost["trace_id"],
+             "conversation_id": pl.concat([lost["conversation_id"], lost["reply_conversation"]])}  # fmt: skip
+    near = pl.any_horizontal(pl.col(name).is_in(ids.drop_nulls().unique().implode()) for name, ids in names.items())
+    return pl.concat([one.filter(pl.col("role") == "assistant", near).select(columns) for one in messages]).unique()
+
+
+def _later(after: pl.LazyFrame | None, heard: pl.DataFrame, targets: pl.DataFrame) -> pl.Series | None:
+    """Of the message ids that reactions name and that are not there, those of the days after; None: not known."""
+    if after is None:
+        return None
+    astray = heard.filter(~pl.col("message_id").is_in(targets["message_id"].implode()))["message_id"]
+    if astray.is_empty():
+        return astray
+    ids = after.select("message_id").filter(pl.col("message_id").hash().is_in(astray.hash().unique().implode()))
+    return ids.collect()["message_id"]
 
 
 def _cut(judged: pl.DataFrame, config: ContractConfig) -> pl.DataFrame:
@@ -185,17 +209,18 @@ def _account(
     quarantine: pl.DataFrame,
 ) -> Accounting:  # fmt: skip
     aside = dict(quarantine.group_by("table").len().iter_rows())
-    faultless = (quarantine["table"] == "reactions") & quarantine["defect"].is_in(FAULTLESS)
+    faultless = dict(quarantine.filter(pl.col("defect").is_in(FAULTLESS)).group_by("table").len().iter_rows())
     said = messages.filter(pl.col("role") == "assistant")
     greetings = int(said["greeting"].sum())
     return Accounting(
         messages_in=came_in[0],
         messages_accepted=messages.height,
         messages_quarantined=aside.get("messages", 0),
+        messages_faultless=faultless.get("messages", 0),
         reactions_in=came_in[1],
         reactions_accepted=reactions.height,
         reactions_quarantined=aside.get("reactions", 0),
-        reactions_faultless=int(faultless.sum()),
+        reactions_faultless=faultless.get("reactions", 0),
         replies=said.height - greetings,
         greetings=greetings,
         mature=int((replies["status"] == "mature").sum()),

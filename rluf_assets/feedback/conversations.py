@@ -1,8 +1,8 @@
 """Conversations as their users saw them: who owns them, what stands before what, and which rows cannot stand in them.
 
-What comes before a message is its parent where the source names one, else the message before it in the order of turns. A
-reply has a user's message before it. What an assistant says before any user message is a greeting: context, no reply.
-Consecutive replies of one turn are the parts of one reply.
+What comes before a message is its parent where the source names one, else the message before it in the order of turns;
+messages of tools are passed over. A reply has a user's message before it. What an assistant says before any user message is
+a greeting: context, no reply. Consecutive replies of one turn are the parts of one reply.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ from rluf_assets.feedback.config import ContractConfig
 from rluf_assets.feedback.screens import ROLES
 
 USER, ASSISTANT = ROLES["user"], ROLES["assistant"]
+TOOL = "tool"
 _FIRST_TURN = 1  # some count from 0, some from 1
 Places = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 
 def in_order(conversation: str) -> list[pl.Expr]:
-    """What messages are sorted by: conversation, turn, time, system before user before assistant, id (c/9 before c/10)."""
+    """What messages are sorted by: conversation, turn, time, system before user before tool before assistant, id (c/9
+    before c/10).
+    """
     return [
-        pl.col(conversation), pl.col("turn_index"), pl.col("created_at"), rank(),
+        pl.col(conversation), pl.col("turn_index"), pl.col("created_at"),
+        pl.when(pl.col("role") == TOOL).then(2 * ROLES["assistant"] - 1).otherwise(2 * rank()),
         pl.col("message_id").str.len_bytes(), pl.col("message_id"),
     ]  # fmt: skip
 
@@ -107,6 +111,26 @@ def with_parents(rows: pl.DataFrame) -> pl.DataFrame:
     return joined.with_columns(pl.when(pl.col("parent_id").is_not_null()).then(pl.col("parent").fill_null(-1)))
 
 
+def past_tools(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows, with a parent that is a tool's message replaced by what that followed: nobody reads tools' messages."""
+    tools = rows.filter(pl.col("role") == TOOL, pl.col("message_id").is_not_null())
+    if tools["parent_id"].null_count() == tools.height:
+        return rows
+    above = {(one[0], one[1]): one[2] for one in tools.select("conversation_id", "message_id", "parent_id").iter_rows()}
+
+    def past(where: str | None, name: str | None) -> str | None:
+        seen = set()
+        while (where, name) in above and name not in seen:
+            seen.add(name)
+            name = above[where, name]
+        return name
+
+    on_tools = rows["parent_id"].hash().is_in(tools["message_id"].hash().implode()) & rows["role"].ne_missing(TOOL)
+    on_tools = (on_tools & rows["parent_id"].is_not_null()).arg_true()
+    found = [past(*one) for one in rows[on_tools].select("conversation_id", "parent_id").iter_rows()]
+    return rows.with_columns(parent_id=rows["parent_id"].scatter(on_tools, pl.Series(found, dtype=pl.String)))
+
+
 def places_before(rows: pl.DataFrame) -> Places:
     """[rows] the place of what stands before each row: its parent, or the row before it in the order of turns; else -1.
 
@@ -117,7 +141,7 @@ def places_before(rows: pl.DataFrame) -> Places:
     counts = (role != ROLES["system"]) & rows["turn_index"].is_not_null().to_numpy()
     if "defect" in rows.columns:
         counts &= ~((role == ASSISTANT) & rows["defect"].is_not_null().to_numpy())
-        counts &= rows["defect"].ne_missing("duplicate_id").to_numpy()
+        counts &= ~rows["defect"].is_in(["duplicate_id", "tool_message"]).fill_null(False).to_numpy()
     number = rows["number"].to_numpy()
     last = np.maximum.accumulate(np.where(counts, np.arange(len(rows)), -1)) if len(rows) else np.zeros(0, np.int64)
     before = np.concatenate([[-1], last[:-1]]).astype(np.int64)[: len(rows)]

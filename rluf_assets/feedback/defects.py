@@ -11,7 +11,7 @@ from datetime import datetime
 import polars as pl
 
 from rluf_assets.feedback.config import ContractConfig
-from rluf_assets.feedback.conversations import judge_conversations
+from rluf_assets.feedback.conversations import TOOL, judge_conversations, past_tools
 from rluf_assets.feedback.screens import ROLES, suspect_conversations, suspect_messages, touching
 
 # An opening tag that breaks off at or within an attribute's value; no tag is longer than what is looked at.
@@ -20,6 +20,7 @@ _CUT_TAG, _TAG_CHARS = r"<[A-Za-z][\w-]*(\s+[\w-]+=\"[^\"]*\")*\s+[\w-]+=(\"[^\"
 # name -> what it means. The first that applies is the one a row is quarantined under.
 MESSAGE_DEFECTS = {
     "missing_id": "conversation or message id is null or empty, or a user's message has no user id",
+    "tool_message": "a tool's message, or a call of one without a text: no defect, and no part of what the user read",
     "unknown_role": "role is not system, user or assistant",
     "bad_turn_index": "turn index is null or, on a user or system message, negative",
     "missing_time": "created_at is null or unreadable, in a source that has times",
@@ -55,6 +56,7 @@ REACTION_DEFECTS = {
     "message_of_another_day": "it has no time, and its message is not of this day: it counts with the day of its message",
     "unknown_message": "no such message within the attribution window",
     "quarantined_message": "its message is in the quarantine",
+    "on_tool_message": "its message is a tool's, or a call of one: which reply was meant is not known",
     "not_a_reply": "the message is not the assistant's",
     "on_greeting": "its message is a greeting: nothing was asked before it, so it has no labels",
     "before_reply": "reacted_at lies before the reply",
@@ -63,7 +65,7 @@ REACTION_DEFECTS = {
     "scripted_burst": "one of more reactions of a user within seconds than a hand gives; the reply's labels are unknown",
 }
 # Set aside without a fault of their own: they do not count as bad rows.
-FAULTLESS = ("superseded", "on_greeting", "message_of_another_day")
+FAULTLESS = ("tool_message", "superseded", "on_greeting", "message_of_another_day")
 
 
 def judge_messages(
@@ -79,7 +81,7 @@ def judge_messages(
         near, lenient = touching(previous, messages), config.model_copy(update={"day": None})
         rows.insert(0, near.with_columns(_row_defects(near, lenient)))
         before = near.height
-    judged = pl.concat(rows, how="diagonal").select(rows[-1].columns)
+    judged = past_tools(pl.concat(rows, how="diagonal").select(rows[-1].columns))
     judged = _repeated_ids(judged, before)
     suspects = suspect_conversations(judged, timed=config.time == "logged").arg_true()
     flags = {name: pl.repeat(False, judged.height, dtype=pl.Boolean, eager=True) for name in ("greeting", "continued")}
@@ -123,6 +125,7 @@ def _message_defect(config: ContractConfig) -> pl.Expr:
     checks = {
         "missing_id": blank("conversation_id", "message_id")
         | ((pl.col("role") == "user").fill_null(True) & blank("user_id")),
+        "tool_message": pl.col("role") == TOOL,
         "unknown_role": ~pl.col("role").is_in(list(ROLES)).fill_null(False),
         "bad_turn_index": turn.is_null() | ((turn < 0) & (pl.col("role") != "assistant")),
         **time_checks("created_at", config),

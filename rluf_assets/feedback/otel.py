@@ -179,6 +179,7 @@ def _evaluation(record: dict[str, Any], layout: MessagesLayout) -> list[Row]:
             str(said.get("gen_ai.evaluation.name")), _number(value) if value is not None else label, layout,
             id=f"{response or span}/{said.get('gen_ai.evaluation.name')}/{_at(place)}", at=_at(place),
             message_id=response, span_id=span, user_id=_first(said, *_USERS), source="otel",
+            trace_id=_context(place, "trace_id", "traceId"),
             conversation_id=_first(said, *_CONVERSATIONS),
         )  # fmt: skip
     return rows

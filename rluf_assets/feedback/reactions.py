@@ -21,6 +21,8 @@ DOUBTFUL = (
     "missing_id", "missing_signal", "unknown_signal", "bad_value", "missing_time", "future_time", "other_day",
     "conflicting_id", "ambiguous_message", "other_conversation", "before_reply", "scripted_burst",
 )  # fmt: skip
+# Its message is not there, or no reply: which one was meant is told by what else the reaction names.
+_ASTRAY = ("unknown_message", "on_tool_message")
 DOUBTS = {"conversation_id": pl.String(), "message_id": pl.String(), "signal": pl.String()}
 
 
@@ -49,6 +51,7 @@ def judge_reactions(reactions: pl.DataFrame, targets: pl.DataFrame, config: Cont
         if config.undated_reactions == "at_message" and config.day is not None
         else pl.lit(False),
         "unknown_message": pl.col("target_role").is_null(),
+        "on_tool_message": pl.col("target_defect") == "tool_message",
         "quarantined_message": pl.col("target_defect").is_not_null(),
         "not_a_reply": pl.col("target_role") != "assistant",
         "on_greeting": pl.col("target_greeting"),
@@ -62,36 +65,71 @@ def judge_reactions(reactions: pl.DataFrame, targets: pl.DataFrame, config: Cont
                       "target_greeting", "places", "burst")  # fmt: skip
 
 
-def doubts(judged: pl.DataFrame, targets: pl.DataFrame, config: ContractConfig) -> pl.DataFrame:
+def doubts(
+    judged: pl.DataFrame, targets: pl.DataFrame, replies: pl.DataFrame, later: pl.Series | None, config: ContractConfig
+) -> pl.DataFrame:
     """Labels that are unknown: a row per conversation, message and signal (null: all of that reply's).
 
     What names its message under an id that stands in several conversations leaves all of them in doubt; what names no
-    message that is there, the replies that other records of its reaction id name.
+    message that is there, the replies that other records of its reaction id name, else the `replies` of its trace or
+    conversation. `later`: ids of messages of the days after, None where those are not known.
     """
     signals = {_folded_text(one): one for one in config.signals}
     meant = _folded(pl.col("signal")).replace_strict(signals, default=None, return_dtype=pl.String)
     known = pl.col("signal").is_in(config.signals)
     bad = (
-        judged.filter(pl.col("defect").is_in(DOUBTFUL) | (pl.col("defect") == "unknown_message"))
+        judged.filter(pl.col("defect").is_in([*DOUBTFUL, *_ASTRAY]))
         .with_columns(about=pl.when(known).then("signal").otherwise(meant))
         # Another signal than ours says nothing of ours; one that is missing could have been any.
         .filter(pl.col("about").is_not_null() | blank("signal"))
         .with_columns(signal=pl.when(pl.col("defect") != "scripted_burst").then("about"))
-        .select("reaction_id", "message_id", "reply_conversation", "signal", "defect")
+        .drop("about")
     )
     everywhere = targets.select("conversation_id", "message_id")
-    named = bad.filter(pl.col("reply_conversation").is_not_null(), pl.col("defect") != "unknown_message")
+    named = bad.filter(pl.col("reply_conversation").is_not_null(), ~pl.col("defect").is_in(_ASTRAY))
     unnamed = bad.filter(pl.col("reply_conversation").is_null())
     lost = unnamed.filter(pl.col("reaction_id").is_not_null()).select("reaction_id", "signal")
     found = judged.filter(pl.col("reply_conversation").is_not_null())
+    of_turn = bad.filter(pl.col("defect") == "on_tool_message").drop("conversation_id", "message_id")
+    nowhere = unnamed.join(everywhere.select("message_id").unique(), on="message_id", how="anti").join(
+        found.select("reaction_id").unique(), on="reaction_id", how="anti"
+    )
     parts = [
         named.select(conversation_id="reply_conversation", message_id="message_id", signal="signal"),
-        unnamed.join(everywhere, on="message_id").select(*DOUBTS),
+        unnamed.drop("conversation_id").join(everywhere, on="message_id").select(*DOUBTS),
         lost.join(found.drop("signal"), on="reaction_id").select(
             conversation_id="reply_conversation", message_id="message_id", signal="signal"
         ),
+        of_turn.join(
+            replies, left_on=["reply_conversation", "target_turn"], right_on=["conversation_id", "turn_index"]
+        ).select(conversation_id="reply_conversation", message_id="message_id", signal="signal"),
+        _around(nowhere, replies, later, config),
     ]
     return pl.concat([part.cast(DOUBTS) for part in parts]).unique()  # type: ignore[arg-type]
+
+
+def _around(
+    nowhere: pl.DataFrame, replies: pl.DataFrame, later: pl.Series | None, config: ContractConfig
+) -> pl.DataFrame:
+    """The replies that reactions whose message is not there may be about: of their trace, else of their conversation.
+
+    A reply is not reacted to before it is there, nor counted after its window. A message of the days after is there.
+    """
+    if nowhere.is_empty():
+        return pl.DataFrame(schema=DOUBTS)
+    ahead = ~pl.col("of_day") if later is None else pl.col("message_id").is_in(later.implode()).fill_null(False)
+    lost = nowhere.filter(~ahead).drop("message_id")
+    traced = pl.col("trace_id").is_in(replies["trace_id"].drop_nulls().unique().implode()).fill_null(False)
+    # Without a time it may be about a message of any other day of its conversation.
+    undated = pl.col("reacted_at").is_null() if config.day is not None else pl.lit(False)
+    of_trace = lost.filter(traced).drop("conversation_id").join(replies, on="trace_id")
+    of_conversation = lost.filter(~traced, ~undated).drop("trace_id").join(replies, on="conversation_id")
+    window = pl.duration(microseconds=config.attribution_window // timedelta(microseconds=1))
+    at, said = pl.col("reacted_at"), pl.col("created_at")
+    return pl.concat([of_trace.select(*DOUBTS, at.alias("reacted_at"), "created_at"),
+                      of_conversation.select(*DOUBTS, "reacted_at", "created_at")]).filter(
+        at.is_between(said, said + window).fill_null(True)
+    ).select(*DOUBTS)  # fmt: skip
 
 
 def _row_defect(config: ContractConfig) -> pl.Expr:

@@ -34,6 +34,7 @@ MESSAGES: Mapping[str, pl.DataType] = {
     "assignment_probability": pl.Float64(),
     "reply_logprob": pl.Float64(),
     "aliases": pl.String(),
+    "trace_id": pl.String(),
 }
 REACTIONS: Mapping[str, pl.DataType] = {
     "reaction_id": pl.String(),
@@ -45,11 +46,12 @@ REACTIONS: Mapping[str, pl.DataType] = {
     "reacted_at": TIME,
     "updated_at": TIME,
     "source": pl.String(),
+    "trace_id": pl.String(),
 }
 # A source may lack these: the column is then null, never invented.
 OPTIONAL: Mapping[str, frozenset[str]] = {
     "messages": frozenset(MESSAGES) - {"conversation_id", "message_id", "turn_index", "role", "content", "user_id"},
-    "reactions": frozenset({"conversation_id", "reacted_at", "updated_at", "source"}),
+    "reactions": frozenset({"conversation_id", "reacted_at", "updated_at", "source", "trace_id"}),
 }
 TABLES = {"messages": MESSAGES, "reactions": REACTIONS}
 

@@ -119,7 +119,7 @@ def _langfuse_scores(record: Any, layout: MessagesLayout) -> list[Row]:
     updated = get("updated_at", "updatedAt")
     return scored(
         name, value, layout, id=get("id"), at=get("timestamp", "created_at", "createdAt") or updated, updated=updated,
-        message_id=observation or trace_id or session or run, source=source.lower(),
+        message_id=observation or trace_id or session or run, source=source.lower(), trace_id=trace_id,
         conversation_id=session if whole == "session:" else None,
     )  # fmt: skip
 
@@ -171,7 +171,7 @@ def _feedback(record: Any, layout: MessagesLayout) -> list[Row]:
     return scored(
         key if kind == "api" else f"{kind}:{key}", value if text else score, layout, id=record.get("id"),
         at=record.get("created_at") or record.get("modified_at"), updated=record.get("modified_at"),
-        message_id=run or trace or session, source=kind,
+        message_id=run or trace or session, source=kind, trace_id=trace,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -42,6 +42,10 @@ _OTHER_PARTS = re.compile(
     r"image|audio|video|file|document|tool|function|thinking|reasoning|refusal|search|citation|media|artifact|resource"
 )
 
+# A message's fields that say which tools it calls.
+CALLS = ("tool_calls", "function_call")
+_TOOL_PART = r'^\s*(\{"content":)?\s*[\[{][\s\S]*"type"\s*:\s*"(tool|function)'
+_TEXT_PART = r'"type"\s*:\s*"(input_|output_)?text"'
 
 _ZONE: ContextVar[str] = ContextVar("zone", default="UTC")
 
@@ -128,6 +132,36 @@ def as_role(column: pl.Expr) -> pl.Expr:
     """user, assistant, system or tool, from the usual spellings; any other word as it is."""
     name = column.str.strip_chars()
     return name.str.to_lowercase().replace_strict(ROLE_NAMES, default=name, return_dtype=pl.String)
+
+
+def as_speaker(
+    role: pl.Expr, content: tuple[pl.Expr, pl.DataType], calls: Iterable[tuple[pl.Expr, pl.DataType]]
+) -> pl.Expr:
+    """The role, from the usual spellings; `tool` where a message calls tools, or holds what they gave, and says nothing.
+
+    `content` and `calls` (`CALLS`): columns as logged, with their types.
+    """
+    text, dtype = content
+    if isinstance(dtype, pl.List | pl.Struct):
+        text = pl.struct(text).struct.json_encode()
+    silent = text.is_null() if dtype != pl.String else (text.str.strip_chars() == "").fill_null(True)
+    called = pl.any_horizontal(pl.lit(False), *(_is_call(*one) for one in calls))
+    in_parts = pl.lit(False)
+    if isinstance(dtype, pl.List | pl.Struct | pl.String):
+        in_parts = text.str.contains(_TOOL_PART) & ~text.str.contains(_TEXT_PART)
+    tool = (silent & called) | in_parts.fill_null(False)
+    named = as_role(role)
+    return pl.when(tool & named.is_in(["assistant", "user"])).then(pl.lit("tool")).otherwise(named)
+
+
+def _is_call(column: pl.Expr, found: pl.DataType) -> pl.Expr:
+    if isinstance(found, pl.List):
+        return (column.list.len() > 0).fill_null(False)
+    if isinstance(found, pl.Struct):
+        return pl.any_horizontal(column.struct.field(one.name).is_not_null() for one in found.fields)
+    if found == pl.String:
+        return (~column.str.strip_chars().is_in(["", "null", "[]", "{}"])).fill_null(False)
+    return pl.lit(False)
 
 
 def text_of_parts(value: Any) -> str | None:

@@ -63,16 +63,6 @@ def run(job: Job) -> Produced:
     )
 
 
-def _later_reactions(job: Job) -> pl.LazyFrame | None:
-    """Those of the day after, and those without a time, which stand with the first day and may be about any."""
-    import polars as pl
-
-    later, undated = _table(job, "next_reactions", "reactions"), _table(job, "undated_reactions", "reactions")
-    found = [later] if later is not None else []
-    found += [undated.filter(pl.col("reacted_at").is_null())] if undated is not None else []
-    return pl.concat(found) if found else None
-
-
 def _table(job: Job, name: str, table: str) -> pl.LazyFrame | None:
     from rluf_assets.feedback.schemas import conform
     from rluf_assets.feedback.sources import scan, structural_errors

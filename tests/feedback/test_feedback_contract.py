@@ -61,7 +61,8 @@ SPOILED_MESSAGES: dict[str, dict[str, Any]] = {
     "missing_id": {"message_id": " "},
     "invalid_text": {"content": "caf\ufffd"},
     "cut_markup": {"content": "He isn'<span class="},
-    "unknown_role": {"role": "tool"},
+    "unknown_role": {"role": "moderator"},
+    "tool_message": {"role": "tool"},
     "bad_turn_index": {"turn_index": None},
     "missing_time": {"created_at": None},
     "future_time": {"created_at": AS_OF + timedelta(hours=1)},
@@ -121,7 +122,7 @@ def test_quarantine_keeps_place_and_content() -> None:
     row = _last_replies(messages, reactions)[0]
     result = validated(_edit(messages, row, role="tool", content='odd "quotes" \x00 and 🎉 NaN'), reactions)
     (found,) = result.quarantine.to_dicts()
-    assert (found["table"], found["defect"], found["source_row"]) == ("messages", "unknown_role", row)
+    assert (found["table"], found["defect"], found["source_row"]) == ("messages", "tool_message", row)
     assert json.loads(found["row"])["content"] == 'odd "quotes" \x00 and 🎉 NaN'
 
 
@@ -152,11 +153,13 @@ def test_planted_reaction_defects_are_found_at_exactly_their_count() -> None:
         "other_conversation": {"conversation_id": "another"},
         "unknown_message": {"message_id": "nowhere"},
         "quarantined_message": {"message_id": "spoiled"},
+        "on_tool_message": {"message_id": "called"},
         "not_a_reply": {"message_id": target["message_id"].removesuffix("-a") + "-u"},
         "before_reply": {"reacted_at": START + timedelta(minutes=1)},
         "not_offered": {"message_id": hidden},
     }
     extra = dict(target) | {"message_id": "spoiled", "content": ""}
+    called = extra | {"message_id": "called", "role": "tool"}
     plain = {"message_id": target["message_id"], "user_id": "x", "signal": "love", "value": 1, "source": "app"}
     rows = [
         plain | {"reaction_id": f"bad-{name}-{n}", "reacted_at": at} | values
@@ -175,10 +178,14 @@ def test_planted_reaction_defects_are_found_at_exactly_their_count() -> None:
     rows += [changed | {"reaction_id": one, "message_id": one} for one in ("twice", "hello")]
     expected |= {"duplicate_id": 2, "superseded": 2, "conflicting_id": 2, "ambiguous_message": 1, "on_greeting": 1}
     dirty = _append(reactions, *rows)
-    result = validated(_append(messages, extra, *named_twice, greeting), dirty, **WITH_DAY)
+    result = validated(_append(messages, extra, called, *named_twice, greeting), dirty, **WITH_DAY)
     assert _defects(result, "reactions") == expected
-    assert _defects(result, "messages") == {"empty_text": 1}
-    assert (result.accounting.reactions_faultless, result.accounting.greetings) == (3, 1)
+    assert _defects(result, "messages") == {"empty_text": 1, "tool_message": 1}
+    assert (
+        result.accounting.messages_faultless,
+        result.accounting.reactions_faultless,
+        result.accounting.greetings,
+    ) == (1, 3, 1)
     # The one defect that needs a second day: given after the attribution window.
     late = plain | {"reaction_id": "late", "reacted_at": at + timedelta(days=1)}
     found = validated(messages, _append(reactions, late), as_of=AS_OF + timedelta(days=9), attribution_window_h=24)
@@ -294,7 +301,7 @@ def test_message_of_the_day_before_delivered_again_is_a_duplicate() -> None:
 def test_empty_day_is_a_day() -> None:
     messages, reactions = clean_logs()
     result = validated(messages.clear(), reactions.clear(), **WITH_DAY)
-    assert result.accounting == Accounting(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    assert result.accounting == Accounting(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
     assert "label_love" in result.replies.columns
 
 
@@ -310,7 +317,7 @@ def test_source_without_times_is_never_pending() -> None:
 
 def test_sums_that_do_not_hold_are_an_error() -> None:
     with pytest.raises(DataError, match=r"day 7: messages do not add up: 10 in, 9 accounted for"):
-        Accounting(10, 8, 1, 0, 0, 0, 0, 4, 0, 4, 0).check("day 7")
+        Accounting(10, 8, 1, 0, 0, 0, 0, 0, 4, 0, 4, 0).check("day 7")
 
 
 _VALUES = st.sampled_from(

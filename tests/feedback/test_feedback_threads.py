@@ -156,9 +156,9 @@ def test_a_score_of_the_trace_is_of_its_last_reply_and_one_of_a_session_of_none(
         ("t-whole", None, "thumbs_up"), ("s1", "s1", "session:thumbs_up"),
     ]  # fmt: skip
     assert labels(messages, reactions) == {"Jane Austen.": (0, 0), "In 1815.": (0, 0), "In Hampshire.": (1, 0)}
-    # A score of the span around all three turns says nothing of one of them.
+    # A score of the span around all three turns does not say which of them it is about: any of the three may be.
     around = read("langfuse", "reactions", _log(tmp_path / "r.jsonl", {**scores[0], "observationId": "root"}))
-    assert set(labels(messages, around).values()) == {(0, 0)}
+    assert set(labels(messages, around).values()) == {(None, 0)}
 
 
 def test_turns_below_spans_of_their_own_take_scores_of_span_and_call(tmp_path: Path) -> None:
