@@ -24,15 +24,18 @@ from rluf_assets.errors import ConfigError
 from rluf_assets.evaluation.config import AuditConfig as HackingAuditConfig
 from rluf_assets.evaluation.config import BacktestConfig, ReadoutConfig, ReleaseConfig
 from rluf_assets.evaluation.plan import AbPlan
-from rluf_assets.feedback.config import AuditConfig as SignalAuditConfig
 from rluf_assets.feedback.config import (
+    POLARITY,
+    SIGNALS,
     ContractConfig,
     Format,
     MessagesLayout,
     PairsConfig,
     PromptsConfig,
     SignalSetConfig,
+    judging_signals,
 )
+from rluf_assets.feedback.config import AuditConfig as SignalAuditConfig
 from rluf_assets.policy.config import BasePolicyConfig, EvaluationConfig, OptimisationConfig
 from rluf_assets.rewards.config import RewardConfig
 
@@ -134,6 +137,26 @@ class Profile(_Frozen):
             follow["production"] = {"kind": "simulated", "ab_test": {"max_new_tokens": length}}
         return _merge(follow, values)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _users_are_judged_by(cls, values: Any) -> Any:
+        """The signals that tell adversarial users are those of the signal set, for its prompts too, unless set."""
+        if not isinstance(values, Mapping):
+            return values
+        sections = [values.get(name) or {} for name in ("signal_set", "validated_replies", "signal_audit")]
+        if not all(isinstance(section, Mapping) for section in sections):
+            return values
+        made, labelled, audited = sections
+        polarity, known = audited.get("polarity", POLARITY), labelled.get("signals", SIGNALS)
+        try:
+            counted = judging_signals(
+                made.get("signal", SignalSetConfig.model_fields["signal"].default), known, polarity
+            )
+        except (AttributeError, TypeError):  # settings of another kind, which their own section names
+            return values
+        follow = {"adversarial": {"signals": counted}}
+        return _merge({"signal_set": follow, "evaluation_prompts": follow}, values)
+
     @model_validator(mode="after")
     def _lengths_agree(self) -> Profile:
         length = self.crraft_policy.get("max_new_tokens", OptimisationConfig.model_fields["max_new_tokens"].default)
@@ -186,12 +209,15 @@ class Profile(_Frozen):
         for section in ("ab_test_readout", "release_report"):
             if "plan" in getattr(self, section).model_fields_set:
                 raise ValueError(f"{section}.plan: expected the plan under ab_plan, where every stage reads it")
+        if "adversarial" in self.ab_test_readout.model_fields_set:
+            raise ValueError("ab_test_readout.adversarial: expected it under signal_set, whose filter both arms get")
         return self
 
     @property
     def readout(self) -> ReadoutConfig:
-        """The A/B readout under this home's plan."""
-        return self.ab_test_readout.model_copy(update={"plan": self.ab_plan})
+        """The A/B readout under this home's plan, with the filter of users of its signal set."""
+        update = {"plan": self.ab_plan, "adversarial": self.signal_set.adversarial}
+        return self.ab_test_readout.model_copy(update=update)
 
     @property
     def first_day(self) -> str:

@@ -72,7 +72,9 @@ def past_launches(context: dg.AssetExecutionContext, stage: StageRunner, product
 
 
 def _logged_arms(lake: Lake) -> Work:
-    config = ArmsConfig(signal=profile().signal_set.signal, baseline=profile().ab_test_readout.baseline)
+    made = profile().signal_set
+    baseline = profile().ab_test_readout.baseline
+    config = ArmsConfig(signal=made.signal, baseline=baseline, adversarial=made.adversarial)
     inputs = {**days_of(lake, "validated_replies"), "signal_set": lake.current("signal_set")}
     return Work("logged_arms", config, inputs)
 

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rluf_assets.evaluation.plan import AbPlan
+from rluf_assets.feedback.config import AdversarialConfig
 
 
 class _Frozen(BaseModel):
@@ -169,6 +170,10 @@ class ReadoutConfig(_Frozen):
         default=("pre_loves", "pre_replies"), description="pre-period columns for CUPED"
     )
     min_segment_users: int = Field(default=100, ge=2)
+    adversarial: AdversarialConfig = Field(
+        AdversarialConfig(),
+        description="`signal_set.adversarial` of the settings: one filter for training and both arms",
+    )
 
     @model_validator(mode="after")
     def _roles_are_the_plans(self) -> ReadoutConfig:

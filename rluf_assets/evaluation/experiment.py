@@ -15,12 +15,11 @@ import polars as pl
 
 from rluf_assets.errors import ConfigError
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
-from rluf_assets.evaluation.exposures import Arm, covariates_of, metric_columns
+from rluf_assets.evaluation.exposures import FILTER, Arm, covariates_of, metric_columns
 from rluf_assets.evaluation.frames import require_columns
 from rluf_assets.evaluation.plan import AbPlan
 
 CHECK_SCHEMA = {"candidate": pl.String(), "check": pl.String(), "verdict": pl.String(), "note": pl.String()}
-FILTER = "adversarial"
 # Traits of users that no arm can change; a use case is what users do with an arm, so it may shift without a fault.
 TRAITS = ("locale", "platform", "new_user")
 MIN_EXPECTED = 5  # users expected in each cell, below which chi-square says nothing

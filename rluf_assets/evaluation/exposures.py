@@ -6,7 +6,9 @@ hold once, and pre-period columns are taken once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 import polars as pl
@@ -16,7 +18,11 @@ from rluf_assets.evaluation.clustering import ReplyLog
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
 from rluf_assets.evaluation.frames import require_columns
 from rluf_assets.evaluation.stats import Array
+from rluf_assets.feedback.adversarial import condemned_days
+from rluf_assets.feedback.config import ACTS, POLARITY, AdversarialConfig
+from rluf_assets.feedback.schemas import label_column
 
+FILTER = "adversarial"
 KEYS = ("user_id", "arm", "use_case", "day", "first_exposed_at")
 
 
@@ -41,6 +47,36 @@ def per_user(arm: str, frame: pl.DataFrame, use_case: str | None = None) -> pl.D
     once = [c for c in counts if c.startswith("pre_") or frame.schema[c] == pl.Boolean]
     summed = [c for c in counts if c not in once]
     return values.group_by("user_id").agg(pl.col(summed).sum(), pl.col(once).max()).sort("user_id")
+
+
+def with_adversarial(
+    exposures: Mapping[str, pl.DataFrame], replies: Mapping[str, pl.DataFrame], config: AdversarialConfig
+) -> Mapping[str, pl.DataFrame]:
+    """The exposures with `adversarial` per user, by the rule of the signal set, from the replies that the arms showed.
+
+    A user is judged by all arms together, so alike in each. The exposures stay as they are where an arm says itself who
+    is adversarial, or where one has no such replies, or none of the signals in them: one rule for all.
+    """
+    if not config.enabled or any(FILTER in f.columns for f in exposures.values()) or set(exposures) - set(replies):
+        return exposures
+    in_all = set.intersection(*(set(replies[name].columns) for name in exposures))
+    signals = [s for s in config.signals or POLARITY if s in in_all and (config.signals or s not in ACTS)]
+    if not signals or "user_id" not in in_all:
+        return exposures
+    labels = [pl.col(s).alias(label_column(s)) for s in signals]
+    shown = [replies[n].lazy().select("user_id", _shown_at(replies[n]), *labels) for n in exposures]
+    condemned = condemned_days(pl.concat(shown, how="vertical_relaxed"), config, signals)["user_id"].unique()
+    flag = pl.col("user_id").is_in(condemned.implode()).alias(FILTER)
+    return {name: frame.with_columns(flag) for name, frame in exposures.items()}
+
+
+def _shown_at(shown: pl.DataFrame) -> pl.Expr:
+    """`created_at`: the date in `day`, or a time that stands for the day since the user's first exposure; null without."""
+    if "day" not in shown.columns:
+        return pl.lit(None, pl.Datetime).alias("created_at")
+    day = pl.col("day")
+    told = pl.lit(date(2000, 1, 1)) + pl.duration(days=day) if shown.schema["day"].is_numeric() else day
+    return told.cast(pl.Datetime, strict=False).alias("created_at")
 
 
 def segments_of(frame: pl.DataFrame, base: pl.DataFrame) -> list[str]:

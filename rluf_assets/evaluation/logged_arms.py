@@ -16,6 +16,9 @@ from rluf_assets.evaluation.backtest import Backtest, summarise
 from rluf_assets.evaluation.config import BacktestConfig
 from rluf_assets.evaluation.frames import require_finite
 from rluf_assets.evaluation.stats import Estimate, fieller, ratio_of_sums, welch
+from rluf_assets.feedback.adversarial import with_condemned
+from rluf_assets.feedback.config import AdversarialConfig
+from rluf_assets.feedback.splits import user_table
 
 LABEL = "label_"
 LAUNCHES: dict[str, Any] = {
@@ -33,29 +36,36 @@ class ArmsConfig(BaseModel):
     """Which signal counts as love, and which arm the others are read against."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     signal: str
     baseline: str = Field(description="arm that the readout compares the others with")
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    adversarial: AdversarialConfig = Field(AdversarialConfig(), description="the filter of the signal set")
 
 
 def exposures_of(replies: pl.LazyFrame, config: ArmsConfig) -> pl.DataFrame:
-    """One row per user, arm and use case: labelled replies, conversations, and positives per signal.
+    """One row per user, arm and use case: labelled replies, conversations, positives per signal, and `adversarial`.
 
+    A user is adversarial in all arms who judged nearly everything on a day in one of them; before the test it does not count.
     Empty where the logs name fewer than two arms. Raises ConfigError where the baseline is not among them.
     """
     signals = [name for name in replies.collect_schema().names() if name.startswith(LABEL)]
+    exposed = replies.filter(pl.col("experiment_arm").is_not_null(), pl.col(f"{LABEL}{config.signal}").is_not_null())
+    _, condemned = user_table(replies, config.adversarial, config.signal)
+    flagged = with_condemned(exposed, condemned).filter("adversarial").select("user_id").unique()
     counted = (
-        replies.filter(pl.col("experiment_arm").is_not_null(), pl.col(f"{LABEL}{config.signal}").is_not_null())
-        .group_by("user_id", pl.col("experiment_arm").alias("arm"), pl.col("use_case").fill_null("unknown"))
+        exposed.group_by("user_id", pl.col("experiment_arm").alias("arm"), pl.col("use_case").fill_null("unknown"))
         .agg(
             replies=pl.len().cast(pl.Int64),
             conversations=pl.col("conversation_id").n_unique().cast(pl.Int64),
             **{name.removeprefix(LABEL): (pl.col(name) == 1).sum().cast(pl.Int64) for name in signals},
         )
+        .with_columns(adversarial=pl.col("user_id").is_in(flagged.collect(engine="streaming")["user_id"].implode()))
         .sort("arm", "user_id", "use_case")
         .collect(engine="streaming")
     )
+    if not config.adversarial.enabled:
+        counted = counted.drop("adversarial")
     arms = counted["arm"].unique().sort().to_list()
     if len(arms) < 2:
         return counted.clear()
@@ -68,7 +78,12 @@ def exposures_of(replies: pl.LazyFrame, config: ArmsConfig) -> pl.DataFrame:
 
 
 def launches_of(exposures: pl.DataFrame, config: ArmsConfig) -> pl.DataFrame:
-    """One row per arm: counts of it and of all others, and the relative change of the signal's rate with its interval."""
+    """One row per arm: counts of it and of all others, and the relative change of the signal's rate with its interval.
+
+    Adversarial users are in neither, as in the signal set whose held-out replies the prediction is made of.
+    """
+    if "adversarial" in exposures.columns:
+        exposures = exposures.filter(~pl.col("adversarial"))
     users = exposures.group_by("arm", "user_id").agg(pl.col("replies").sum(), loves=pl.col(config.signal).sum())
     rows = []
     for arm in users["arm"].unique().sort():

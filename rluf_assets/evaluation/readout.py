@@ -20,7 +20,7 @@ from rluf_assets.errors import DataError
 from rluf_assets.evaluation.clustering import TwoWay, reply_log
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
 from rluf_assets.evaluation.experiment import CHECK_SCHEMA, check_test, excluded, require_planned_shares
-from rluf_assets.evaluation.exposures import Arm, metric_columns, per_user, segments_of
+from rluf_assets.evaluation.exposures import Arm, metric_columns, per_user, segments_of, with_adversarial
 from rluf_assets.evaluation.frames import read_parquet, require_baseline, require_columns
 from rluf_assets.evaluation.judging import judge
 from rluf_assets.evaluation.metric import compare_metric
@@ -111,6 +111,7 @@ def read_out(
                 "and its log."
             )
     require_planned_shares(exposures, config.plan)
+    exposures = with_adversarial(exposures, replies or {}, config.adversarial)
     kept = excluded(exposures, config.plan)
     arms = _arms(kept, replies or {})
     everyone = arms if kept is exposures else _arms(exposures, replies or {})

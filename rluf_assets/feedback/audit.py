@@ -1,7 +1,8 @@
 """The signal audit (RLUF, stage 1): which signal has volume, goes with users coming back, and means one thing.
 
 One row per signal. Two streaming passes over the replies without text, one over the users' messages that follow a
-capped sample of reacted and other replies. Replies of adversarial users are counted, then left out of the estimates.
+capped sample of reacted and other replies. Replies of days on which their user judged nearly everything, by any of the
+signals that mean something, are counted, then left out of the estimates.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rluf_assets.feedback.config import AuditConfig
+from rluf_assets.feedback.adversarial import with_condemned
+from rluf_assets.feedback.config import ACTS, AdversarialConfig, AuditConfig
 from rluf_assets.feedback.lexicon import sentiment
 from rluf_assets.feedback.sampling import reply_uniform
 from rluf_assets.feedback.schemas import label_column
@@ -51,15 +53,13 @@ def audit_signals(
     """
     for signal in config.signals:
         require_signal(replies, signal)
-    adversarial = user_table(replies, config.adversarial).select("user_id", "adversarial")
-    labelled = replies.join(adversarial.lazy(), on="user_id", how="left")
+    labelled = with_condemned(replies, user_table(replies, _judged(config))[1])
     user_days = _user_days(labelled, config)
-    users = user_days.group_by("user_id", maintain_order=True).agg(
-        pl.col("adversarial").first(), pl.col("offered").sum(), *(pl.col(signal).sum() for signal in config.signals)
-    )
+    honest = user_days.filter(~pl.col("adversarial")).group_by("user_id", maintain_order=True)
+    users = honest.agg(pl.col("offered").sum(), *(pl.col(signal).sum() for signal in config.signals))
     use_cases = _use_cases(labelled, config)
     returns = _Returns(user_days, config)
-    positives = {signal: int(users[signal].sum()) for signal in config.signals}
+    positives = {signal: int(user_days[signal].sum()) for signal in config.signals}
     followed = _next_messages(replies, messages, config, positives, seed)
     scripted = _scripted(quarantine)
     rows = [
@@ -69,6 +69,16 @@ def audit_signals(
     days = user_days.group_by("day").agg(pl.col("offered", *config.signals).sum()).sort("day")
     cases = use_cases.select("use_case", "replies", "offered", *config.signals).sort("use_case")
     return Audit(pl.DataFrame(rows, infer_schema_length=None), cases, days)
+
+
+def _judged(config: AuditConfig) -> AdversarialConfig:
+    """The rule by all candidates that say liked or disliked, where it names no signals of its own."""
+    if config.adversarial.signals is not None:
+        return config.adversarial
+    meant = tuple(s for s in config.signals if config.polarity[s] and s not in ACTS)
+    return config.adversarial.model_copy(
+        update={"signals": meant, "enabled": config.adversarial.enabled and bool(meant)}
+    )
 
 
 def _scripted(quarantine: pl.LazyFrame | None) -> dict[str, int]:
@@ -120,7 +130,7 @@ class _Returns:
 
     def __init__(self, user_days: pl.DataFrame, config: AuditConfig) -> None:
         self.confidence = config.confidence
-        known = user_days.filter(~pl.col("adversarial"), pl.col("day").is_not_null())
+        known = user_days.filter(pl.col("day").is_not_null())
         if known.is_empty():
             self.rows = known
             return
@@ -130,9 +140,8 @@ class _Returns:
             before=pl.col("replies").cum_sum().over("user_id") - pl.col("replies"),
             age=(pl.col("day") - pl.col("day").first().over("user_id")).dt.total_days(),
         )
-        self.rows = by_user.filter(pl.col("day") + horizon <= pl.col("day").max()).with_columns(
-            returned=(pl.col("following") <= pl.col("day") + horizon).fill_null(False)
-        )
+        followed = by_user.filter(pl.col("day") + horizon <= pl.col("day").max(), ~pl.col("adversarial"))
+        self.rows = followed.with_columns(returned=(pl.col("following") <= pl.col("day") + horizon).fill_null(False))
 
     def correlations(self, signal: str) -> tuple[Estimate, Estimate]:
         """Of having used the signal on a day with returning: raw, and controlled for activity."""
@@ -180,8 +189,7 @@ def _signal_row(
 ) -> dict[str, Any]:
     totals = use_cases.select(pl.exclude("use_case").sum()).row(0, named=True)
     positives, polarity = totals[signal], config.polarity[signal]
-    honest = users.filter(~pl.col("adversarial"))
-    rate = ratio(honest[signal].to_numpy().astype(float), honest["offered"].to_numpy().astype(float), config.confidence)
+    rate = ratio(users[signal].to_numpy().astype(float), users["offered"].to_numpy().astype(float), config.confidence)
     raw, controlled = returns.correlations(signal)
     opposed = proportion(totals[f"opposed_{signal}"], positives, config.confidence)
     agreeing = _agreement(followed.filter(pl.col(signal)), polarity, config.confidence)
@@ -194,7 +202,7 @@ def _signal_row(
         "positives": positives,
         **_estimate("rate", rate),
         "coverage_replies": totals["offered"] / totals["replies"] if totals["replies"] else None,
-        "coverage_users": honest.filter(pl.col(signal) > 0).height / honest.height if honest.height else None,
+        "coverage_users": users.filter(pl.col(signal) > 0).height / users.height if users.height else None,
         "user_days": returns.rows.height,
         **_estimate("return_correlation", raw),
         **_estimate("return_correlation_controlled", controlled),
@@ -202,8 +210,8 @@ def _signal_row(
         "opposed_usually": totals[f"opposable_{signal}"] / totals["offered"] if totals["offered"] else None,
         **_estimate("next_message_agreement", agreeing),
         **_estimate("next_message_usual", usual),
-        "adversarial_share": (positives - int(honest[signal].sum())) / positives if positives else None,
-        "effective_positives": int(np.minimum(honest[signal].to_numpy(), config.user_cap).sum()),
+        "adversarial_share": (positives - int(users[signal].sum())) / positives if positives else None,
+        "effective_positives": int(np.minimum(users[signal].to_numpy(), config.user_cap).sum()),
     }
     recommendation, reason = _recommend(row, config)
     return row | {"recommendation": recommendation, "reason": reason}
@@ -229,7 +237,10 @@ def _recommend(row: Mapping[str, Any], config: AuditConfig) -> tuple[str, str]:
             f"too rare: {row['effective_positives']} positives after caps, fewer than {config.min_positives}",
         )
     if row["adversarial_share"] > config.max_adversarial_share:
-        return "do not use", f"{row['adversarial_share']:.0%} of it comes from users who react to nearly everything"
+        return (
+            "do not use",
+            f"{row['adversarial_share']:.0%} of it comes from users while they judged nearly everything",
+        )
     if sign == 0:
         return "do not use", "it says neither liked nor disliked"
     if row["purity"] < config.min_purity:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import ClassVar, Literal, Self
 from zoneinfo import available_timezones
@@ -12,8 +13,18 @@ from zoneinfo import available_timezones
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SIGNALS = ("love", "thumbs_up", "thumbs_down", "copy", "regenerate")
+Polarity = Literal[-1, 0, 1]
 # +1: the user liked the reply; -1: the user disliked it; 0: says neither.
-POLARITY: dict[str, Literal[-1, 0, 1]] = {"love": 1, "thumbs_up": 1, "thumbs_down": -1, "copy": 1, "regenerate": -1}
+POLARITY: dict[str, Polarity] = {"love": 1, "thumbs_up": 1, "thumbs_down": -1, "copy": 1, "regenerate": -1}
+# What users do with replies, however honest they are: who copies all of them works with them.
+ACTS = frozenset({"copy", "regenerate"})
+
+
+def judging_signals(signal: str, known: Iterable[str], polarity: Mapping[str, Polarity]) -> tuple[str, ...]:
+    """The signal that is trained on and its opposites among the known ones, without what users merely do."""
+    sign = polarity.get(signal, 0)
+    against = (one for one in known if one not in ACTS and polarity.get(one, 0) * sign < 0)
+    return (signal, *against)
 
 
 class _Config(BaseModel):
@@ -147,22 +158,28 @@ class ContractConfig(_Config):
 
 
 class AdversarialConfig(_Config):
-    """Users who, over some trailing days, react to nearly everything they are shown: their rows say nothing."""
+    """Users who, over some trailing days, judge nearly everything they are shown: their rows of those days say nothing."""
 
     enabled: bool = Field(
         True, description="false: where marking every reply was the users' task, it tells nothing of them"
     )
-    min_shown: int = Field(20, ge=1, description="replies shown within the trailing days")
+    signals: tuple[str, ...] | None = Field(
+        None, min_length=1, description="what counts as judging; null: the signal of the signal set and its opposites by "
+        "`signal_audit.polarity`, without copy and regenerate, which honest users do often",
+    )  # fmt: skip
+    min_shown: int = Field(20, ge=1, description="replies shown within the trailing days whose labels are known")
     min_reacted_share: float = Field(0.8, gt=0, le=1)
-    trailing_days: int = Field(28, ge=1, description="sources without times: the whole of them")
+    trailing_days: int = Field(
+        28, ge=1, description="days that are condemned together; sources without times: the whole of them"
+    )
 
 
 class AuditConfig(_Config):
     """Stage 1: which signal deserves trust."""
 
-    version: ClassVar[str] = "4"
+    version: ClassVar[str] = "5"
     signals: tuple[str, ...] = SIGNALS
-    polarity: dict[str, Literal[-1, 0, 1]] = Field(POLARITY, description="what each signal claims to mean")
+    polarity: dict[str, Polarity] = Field(POLARITY, description="what each signal claims to mean")
     return_days: int = Field(14, ge=1)
     adversarial: AdversarialConfig = AdversarialConfig()
     user_cap: int = Field(50, ge=1, description="positives counted per user in the effective sample")
@@ -194,7 +211,7 @@ class SplitConfig(_Config):
 class SignalSetConfig(SplitConfig):
     """Stage 2: the upsampled training set of one signal and its natural-rate holdout."""
 
-    version: ClassVar[str] = "7"
+    version: ClassVar[str] = "8"
     signal: str = "love"
     target_positive_rate: float = Field(0.1, gt=0, lt=1, description="share of positives, by sample_weight")
     min_positives: int = Field(10, ge=1, description="fewer to train on are an error that counts what became of all")
@@ -236,7 +253,7 @@ class PairsConfig(_Config):
 class PromptsConfig(SplitConfig):
     """Fixed prompts: `optimisation` from the training period, `evaluation` from users of the holdout period, one of each."""
 
-    version: ClassVar[str] = "5"
+    version: ClassVar[str] = "6"
     optimisation_prompts: int = Field(2000, ge=1)
     evaluation_prompts: int = Field(500, ge=1)
     min_share: dict[str, float] = Field({}, description="use case -> least share of each split")

@@ -47,7 +47,7 @@ REASONS = {
     PENDING: "attribution window still open",
     NOT_OFFERED: "the reaction was not offered: silence says nothing",
     IN_DOUBT: "the label is unknown: a reaction to the reply was set aside, or a script reacted",
-    ADVERSARIAL: "user who reacts to nearly everything",
+    ADVERSARIAL: "on days on which its user judged nearly everything",
     PROMPT_USER: "of a user of the fixed evaluation prompts",
     KNOWN_USER: "in the holdout period, of a user seen before it who is not kept out of training",
     KEPT_OUT: "before the holdout period, of a user kept out of training for the holdout",

@@ -15,6 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from rluf_assets.errors import ConfigError, DataError
+from rluf_assets.feedback.adversarial import condemned_days, counted_signals, reacted, with_condemned
 from rluf_assets.feedback.config import AdversarialConfig, SplitConfig
 from rluf_assets.feedback.sampling import stable_uniform
 from rluf_assets.feedback.schemas import TIME, label_column
@@ -51,48 +52,32 @@ def require_signal(replies: pl.LazyFrame, signal: str) -> None:
         raise ConfigError(f"signal {signal!r}: the replies have no such label; found {known}. Name one of them.")
 
 
-def user_table(replies: pl.LazyFrame, adversarial: AdversarialConfig) -> pl.DataFrame:
-    """One row per user: first_seen, shown, reacted, adversarial; over all accepted replies, pending ones included.
-
-    A user is adversarial whose reactions were too many over the trailing days of any one day.
-    """
-    labels = [pl.col(label_column(signal)) for signal in signals_of(replies)]
-    shown = labels[0].is_not_null()
-    reacted = pl.any_horizontal((label == 1).fill_null(False) for label in labels)
-    counted = {"shown": shown.sum(), "reacted": reacted.sum()}
-    by_user = replies.group_by("user_id").agg(first_seen=pl.col("created_at").min(), **counted)
+def user_table(
+    replies: pl.LazyFrame, adversarial: AdversarialConfig, signal: str | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """One row per user with first_seen, over all accepted replies, pending ones included; and the condemned days of users
+    who judged nearly everything over some trailing days (`adversarial.py`). `signal`: the one that is trained on."""
+    counted = counted_signals(adversarial, signals_of(replies), signal) if adversarial.enabled else []
+    marked = reacted(counted).sum() if counted else pl.lit(0)
+    by_user = replies.group_by("user_id").agg(first_seen=pl.col("created_at").min(), reacted=marked)
     users = by_user.collect(engine="streaming")
-    if not adversarial.enabled:
-        return users.with_columns(adversarial=pl.lit(False))
     # Who reacted less than this in all did not do it in four weeks either: only the others' days are looked at.
     suspects = users.filter(pl.col("reacted") >= adversarial.min_reacted_share * adversarial.min_shown)
     theirs = replies.join(suspects.lazy().select("user_id"), on="user_id", how="semi")
-    days = theirs.group_by("user_id", day=pl.col("created_at").dt.date()).agg(**counted).collect(engine="streaming")
-    guilty = _over_trailing_days(days, adversarial.trailing_days).filter(
-        pl.col("shown") >= adversarial.min_shown,
-        pl.col("reacted") >= adversarial.min_reacted_share * pl.col("shown"),
-    )
-    return users.with_columns(adversarial=pl.col("user_id").is_in(guilty["user_id"].unique().implode()))
-
-
-def _over_trailing_days(days: pl.DataFrame, trailing_days: int) -> pl.DataFrame:
-    """`shown` and `reacted` summed over each user's trailing days; as they are where the source has no times."""
-    if days["day"].null_count() == days.height:
-        return days
-    counts = pl.col("shown", "reacted").rolling_sum_by("day", window_size=f"{trailing_days}d").over("user_id")
-    return days.filter(pl.col("day").is_not_null()).with_columns(counts)
+    return users.drop("reacted"), condemned_days(theirs, adversarial, counted)
 
 
 @dataclass(frozen=True)
 class Split:
     """Where the holdout starts (None: a source without times, split by users) and which users belong to it.
 
-    users: user_id, adversarial, new_user (first seen in the holdout period), kept_out (of training, while established),
-    prompt_user (of the fixed evaluation prompts).
+    users: user_id, new_user (first seen in the holdout period), kept_out (of training, while established), prompt_user (of
+    the fixed evaluation prompts). condemned: user_id and day, of which no reply is used.
     """
 
     holdout_start: datetime | None
     users: pl.DataFrame
+    condemned: pl.DataFrame
 
     def stage(self, label: pl.Expr | None = None) -> pl.Expr:
         """Expression: the first condition that keeps a reply out, or its split. Needs the columns of `attach`."""
@@ -121,9 +106,10 @@ class Split:
         return pl.lit(True) if start is None else pl.col("created_at") >= pl.lit(start).cast(TIME)
 
     def attach(self, replies: pl.LazyFrame) -> pl.LazyFrame:
-        """Replies with what `users` says of theirs."""
-        facts = ["adversarial", "new_user", "kept_out", "prompt_user"]
-        return replies.join(self.users.lazy().select("user_id", *facts), on="user_id", how="left")
+        """Replies with what `users` says of theirs, and whether their day is condemned."""
+        facts = ["new_user", "kept_out", "prompt_user"]
+        told = replies.join(self.users.lazy().select("user_id", *facts), on="user_id", how="left")
+        return with_condemned(told, self.condemned)
 
     def user_group(self) -> pl.Expr:
         """Expression: whether a row's user is new or established; null in a source without times."""
@@ -147,11 +133,12 @@ def split_users(replies: pl.LazyFrame, config: SplitConfig, seed: int, prompt_us
     Raises ConfigError where `holdout_days` leaves no training period.
     """
     of_prompts = pl.lit(False) if prompt_users is None else pl.col("user_id").is_in(prompt_users.implode())
-    users = user_table(replies, config.adversarial).with_columns(prompt_user=of_prompts, kept_out=pl.lit(False))
+    users, condemned = user_table(replies, config.adversarial, getattr(config, "signal", None))
+    users = users.with_columns(prompt_user=of_prompts, kept_out=pl.lit(False))
     first, last = replies.select(first=pl.col("created_at").min(), last=pl.col("created_at").max()).collect().row(0)
     if first is None:
         drawn = users.lazy().with_columns(new_user=stable_uniform("user_id", seed) < config.holdout_share)
-        return Split(None, drawn.collect())
+        return Split(None, drawn.collect(), condemned)
     start = datetime.combine(last.date() - timedelta(days=config.holdout_days - 1), time(), UTC)
     if start <= first:
         raise ConfigError(
@@ -163,7 +150,7 @@ def split_users(replies: pl.LazyFrame, config: SplitConfig, seed: int, prompt_us
         new_user=(pl.col("first_seen") >= at).fill_null(False),
         kept_out=stable_uniform("user_id", _KEPT_OUT_SEED) < config.established_share,
     )
-    return Split(start, known.collect())
+    return Split(start, known.collect(), condemned)
 
 
 def log_totals(folders: Sequence[Path]) -> dict[str, int]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import polars as pl
-import polars.selectors as cs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rluf_assets.errors import ConfigError, DataError
-from rluf_assets.feedback.config import AdversarialConfig, PromptsConfig, SignalSetConfig
+from rluf_assets.feedback.config import PromptsConfig, SignalSetConfig
 from rluf_assets.feedback.contract import Validated
 from rluf_assets.feedback.prompts import build_prompts
 from rluf_assets.feedback.sampling import stable_uniform
 from rluf_assets.feedback.signal_set import COLUMNS, SignalSet, build_signal_set
-from rluf_assets.feedback.splits import _KEPT_OUT_SEED, evaluation_users, user_table
+from rluf_assets.feedback.splits import _KEPT_OUT_SEED, evaluation_users
 from tests.feedback.logs import START, clean_logs, validated
 
 
@@ -194,25 +193,6 @@ def test_adversarial_users_are_dropped_by_name() -> None:
     assert built.funnel.filter(pl.col("step") == "adversarial_user")["dropped"].item() == mine.height
     assert bot not in set(built.train["user_id"]) | set(holdout["user_id"])
     assert bot in set(_build(log, adversarial={"min_shown": 10_000}).train["user_id"])
-
-
-def test_reacting_is_judged_over_trailing_days() -> None:
-    """30 reactions within a week among 200 replies over ten weeks: found by the weeks, not by the whole period."""
-    start = datetime(2026, 1, 1, tzinfo=UTC)
-    at = [start + timedelta(days=day, hours=hour) for day in range(70) for hour in range(3)]
-    spree = [start + timedelta(days=30) <= moment < start + timedelta(days=40) for moment in at]
-    both = {"created_at": at, "label_love": spree, "label_copy": [False] * len(at)}
-    replies = pl.LazyFrame({"user_id": ["spree"] * len(at), **both}).with_columns(cs.boolean().cast(pl.Int8))
-
-    def found(trailing_days: int) -> bool:
-        config = AdversarialConfig(trailing_days=trailing_days)
-        return bool(user_table(replies, config)["adversarial"].item())
-
-    assert found(7) and found(10)
-    assert not found(28) and not found(1)
-    timeless = replies.with_columns(created_at=pl.lit(None, pl.Datetime("us", "UTC")))
-    assert not user_table(timeless, AdversarialConfig())["adversarial"].item()
-    assert user_table(timeless, AdversarialConfig(min_reacted_share=0.1))["adversarial"].item()
 
 
 def test_caps_and_duplicates_are_counted() -> None:

@@ -67,8 +67,8 @@ def test_checks_name_the_partition_of_a_source_without_times(tmp_path: Path) -> 
 
 def test_users_whose_task_was_to_mark_are_not_adversarial() -> None:
     replies = validated(*clean_logs(love_rate=1.0, users_per_day=3, max_turns=30)).replies.lazy()
-    assert user_table(replies, AdversarialConfig(min_shown=5))["adversarial"].any()
-    assert not user_table(replies, AdversarialConfig(min_shown=5, enabled=False))["adversarial"].any()
+    assert user_table(replies, AdversarialConfig(min_shown=5))[1].height
+    assert user_table(replies, AdversarialConfig(min_shown=5, enabled=False))[1].is_empty()
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def replies_of(users: int = 60, seed: int = 0) -> pl.DataFrame:
                     {"message_id": f"{arm}{user}/{turn}", "conversation_id": f"{arm}{user}", "user_id": f"u-{arm}{user}",
                      "experiment_arm": arm, "use_case": f"case{user % 2}", "label_love": label}
                 )  # fmt: skip
-    return pl.DataFrame(rows)
+    return pl.DataFrame(rows).with_columns(created_at=pl.lit(None, pl.Datetime("us", "UTC")))
 
 
 def test_exposures_count_labelled_replies_and_their_positives() -> None:
