@@ -152,7 +152,7 @@ DEFAULT_METRICS: tuple[Metric, ...] = (
 class ReadoutConfig(_Frozen):
     """A/B readout: how metrics are counted, and the plan that says which of them decide."""
 
-    version: ClassVar[str] = "6"
+    version: ClassVar[str] = "7"
 
     baseline: str = "baseline"
     metrics: tuple[Metric, ...] = DEFAULT_METRICS
