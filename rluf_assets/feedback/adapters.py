@@ -36,7 +36,7 @@ _ALIASES: Mapping[str, Sequence[str]] = {
     "policy_version": ("policy_version", "model"),
 }
 _SIGNAL_NAMES = ("signal", "name", "key", "emoji")
-_LENT = ("user_id", "policy_version", "experiment_arm", "use_case", "locale")
+_LENT = ("user_id", "policy_version", "experiment_arm", "use_case", "locale", "assignment_probability")
 _PER_MESSAGE = [name for name in MESSAGES if name in OPTIONAL["messages"] or name in ("message_id", "user_id")]
 # What a conversation says once is said of each of its messages.
 _PER_CONVERSATION = ["conversation_id", *(name for name in _PER_MESSAGE if name not in ("message_id", "parent_id"))]
@@ -217,6 +217,9 @@ def _exploded(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> tuple[
         if (source := _source_of(target, layout, fields)) and not (target == "user_id" and layout.users != "logged")
     }
     role = _role(fields, layout, where, pl.element())
+    if "reply_logprob" in outer:  # said of a whole conversation it is that of its only reply, or of none
+        only = pl.col(name).list.eval((role == "assistant").cast(pl.Int32)).list.sum() == 1
+        outer["reply_logprob"] = pl.when(only).then(outer["reply_logprob"])
     position = pl.int_ranges(pl.col(name).list.len()).alias("position")
     turns = pl.col(name).list.eval((role == "user").cast(pl.Int32).cum_sum() - 1).alias("turn_index")
     # The last reply of the conversation, which a label of the whole is about.

@@ -30,9 +30,13 @@ SPAN = {
     "trace": pl.String, "span": pl.String, "parent": pl.String, "name": pl.String, "reply_id": pl.String,
     "conversation_id": pl.String, "user_id": pl.String, "started": pl.String, "ended": pl.String, "messages": _SAID,
     "reply": pl.String, "policy_version": pl.String, "use_case": pl.String, "locale": pl.String, "speaks": pl.Boolean,
-    "trace_is_reply": pl.Boolean, "user_field": pl.Boolean,
+    "trace_is_reply": pl.Boolean, "user_field": pl.Boolean, "experiment_arm": pl.String,
+    "assignment_probability": pl.String, "reply_logprob": pl.String,
 }  # fmt: skip
-_TOLD: dict[str, pl.DataType] = {**MESSAGES, "created_at": pl.String()}
+EXPERIMENT = ("experiment_arm", "assignment_probability", "reply_logprob")
+_TOLD: dict[str, pl.DataType] = {
+    **MESSAGES, **dict.fromkeys(("created_at", "assignment_probability", "reply_logprob"), pl.String()),
+}  # fmt: skip
 SCORE = {**REACTIONS, "reacted_at": pl.String, "updated_at": pl.String}
 
 

@@ -120,7 +120,7 @@ class BurstConfig(_Config):
 class ContractConfig(_Config):
     """The row contract and the labels of one partition of replies."""
 
-    version: ClassVar[str] = "5"
+    version: ClassVar[str] = "6"
     day: date | None = None
     signals: tuple[str, ...] = SIGNALS
     attribution_window_h: float = Field(24.0, gt=0)

@@ -18,6 +18,7 @@ from rluf_assets.feedback.aliases import by_own_id
 from rluf_assets.feedback.config import ContractConfig
 from rluf_assets.feedback.defects import FAULTLESS, judge_messages
 from rluf_assets.feedback.labels import label_replies
+from rluf_assets.feedback.propensities import usable_propensities
 from rluf_assets.feedback.reactions import doubts, judge_reactions
 from rluf_assets.feedback.redaction import redact_column
 from rluf_assets.feedback.schemas import MESSAGES, QUARANTINE, REACTIONS, REPLY_COLUMNS, label_column
@@ -72,6 +73,7 @@ class Validated:
     quarantine: pl.DataFrame
     accounting: Accounting
     redacted: dict[str, int] = field(default_factory=dict)
+    unusable: dict[str, int] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """`replies.parquet`, `messages.parquet` and `quarantine.parquet` in `folder`, all three at once.
@@ -112,13 +114,17 @@ def validate(
     given = pl.concat(events).collect(engine="streaming")
     came_in = (today.height, int(given["of_day"].sum()))
     before = None if previous_messages is None else previous_messages.select(_OF_DAYS_BEFORE).collect()
-    judged, redacted = redact_column(_cut(judge_messages(today, config, before), config), "content", config.redaction)
+    written = _cut(judge_messages(today, config, before), config)
+    judged, redacted = redact_column(written, "content", config.redaction)
+    if judged["reply_logprob"].count():
+        judged = judged.with_columns(rewritten=judged["content"].ne_missing(written["content"]))
     accepted = judged.filter(pl.col("defect").is_null())
     given = by_own_id(given, [judged] if before is None else [judged, before])
     targets = _targets(judged, before, next_messages, given)
     heard = judge_reactions(given, targets, config)
     marked = heard.filter("of_day").drop("of_day").with_row_index("source_row")
     answers = accepted.filter(pl.col("role") == "assistant", ~pl.col("greeting"))
+    answers, unusable = usable_propensities(answers, answers["rewritten"] if "rewritten" in answers.columns else None)
     said = _replies(heard, [accepted] if before is None else [accepted, before])
     later = _later(next_messages, heard, targets)
     replies = label_replies(answers, heard, doubts(heard, targets, said, later, config), config)
@@ -135,6 +141,7 @@ def validate(
         quarantine,
         accounting,
         redacted,
+        unusable,
     )
 
 

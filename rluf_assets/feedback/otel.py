@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from rluf_assets.feedback.calls import SCORE, SPAN, Row, from_spans, rows_of, scored, span_row
+from rluf_assets.feedback.calls import EXPERIMENT, SCORE, SPAN, Row, from_spans, rows_of, scored, span_row
 from rluf_assets.feedback.chat_json import Message, messages_of, parsed, reply_of
 from rluf_assets.feedback.config import MessagesLayout
 from rluf_assets.feedback.schemas import conform
@@ -117,6 +117,7 @@ def _call(record: dict[str, Any]) -> list[Row]:
             use_case=_first(attributes, "gen_ai.agent.name", f"{_ASSOCIATED}use_case"),
             started=_first(record, "start_time", "startTimeUnixNano", "timestamp", "timeUnixNano"),
             ended=_first(record, "end_time", "endTimeUnixNano", "timestamp", "timeUnixNano"),
+            **{name: _first(attributes, name, f"{_ASSOCIATED}{name}") for name in EXPERIMENT},
         )
     ]  # fmt: skip
 

@@ -57,7 +57,7 @@ TABLES = {"messages": MESSAGES, "reactions": REACTIONS}
 
 REPLY_COLUMNS = (
     "message_id", "conversation_id", "user_id", "turn_index", "created_at", "policy_version", "experiment_arm",
-    "use_case", "locale", "reactions_shown", "status", "content",
+    "use_case", "locale", "reactions_shown", "assignment_probability", "reply_logprob", "status", "content",
 )  # fmt: skip
 QUARANTINE = {"table": pl.String(), "defect": pl.String(), "source_row": pl.Int64(), "row": pl.String()}
 FUNNEL = {

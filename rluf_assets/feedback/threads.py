@@ -110,6 +110,7 @@ class Thread:
             "aliases": "\n".join(dict.fromkeys(one for one in turn.ids if one != turn.reply_id)) or None
             if name is None else None,
             "trace_id": turn.trace if name is None else None,
+            "reply_logprob": turn.facts["reply_logprob"] if name is None else None,
         })  # fmt: skip
         self._up.append(up)
         self._same.setdefault(_key(message), []).append(node)

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from rluf_assets.feedback.calls import SCORE, SPAN, Row, from_spans, rows_of, scored, span_row
+from rluf_assets.feedback.calls import EXPERIMENT, SCORE, SPAN, Row, from_spans, rows_of, scored, span_row
 from rluf_assets.feedback.chat_json import messages_of, parsed, reply_of
 from rluf_assets.feedback.config import MessagesLayout
 from rluf_assets.feedback.schemas import conform
@@ -73,7 +73,7 @@ def _trace(record: dict[str, Any]) -> list[Row]:
             messages_of(get("input"), "user"), reply_of(get("output")), trace=get("id"), span=get("id"), speaks=True,
             conversation_id=get("session_id", "sessionId"), user_id=get("user_id", "userId"),
             started=get("timestamp", "createdAt", "created_at"), policy_version=get("version", "release"),
-            use_case=get("name"), locale=_metadata(get("metadata")).get("locale"),
+            use_case=get("name"), **_told(_metadata(get("metadata")), "locale", *EXPERIMENT[:2]),
         )
     ]  # fmt: skip
 
@@ -89,7 +89,7 @@ def _observation(record: dict[str, Any]) -> list[Row]:
             conversation_id=get("session_id", "sessionId"), user_id=get("user_id", "userId"),
             started=get("start_time", "startTime"), ended=get("end_time", "endTime"),
             policy_version=get("provided_model_name", "providedModelName", "model", "version"),
-            use_case=get("trace_name", "traceName"), locale=_metadata(get("metadata")).get("locale"),
+            use_case=get("trace_name", "traceName"), **_told(_metadata(get("metadata")), "locale", *EXPERIMENT),
             user_field="user_id" in record or "userId" in record,
         )
     ]  # fmt: skip
@@ -143,7 +143,7 @@ def _run(record: Any) -> list[Row]:
             trace=record.get("trace_id") or (None if parent else record.get("id")), conversation_id=thread,
             user_id=metadata.get("user_id"), started=record.get("start_time"), ended=record.get("end_time"),
             policy_version=metadata.get("ls_model_name") or metadata.get("revision_id"),
-            use_case=metadata.get("use_case"), locale=metadata.get("locale"),
+            **_told(metadata, "use_case", "locale", *EXPERIMENT),
         )
     ]  # fmt: skip
 
@@ -173,6 +173,11 @@ def _feedback(record: Any, layout: MessagesLayout) -> list[Row]:
         at=record.get("created_at") or record.get("modified_at"), updated=record.get("modified_at"),
         message_id=run or trace or session, source=kind, trace_id=trace,
     )  # fmt: skip
+
+
+def _told(metadata: dict[str, Any], *names: str) -> dict[str, Any]:
+    """What people write into the metadata under our own names."""
+    return {name: metadata.get(name) for name in names}
 
 
 def _metadata(value: Any) -> dict[str, Any]:

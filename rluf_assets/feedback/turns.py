@@ -13,7 +13,11 @@ from typing import Any
 from rluf_assets.feedback.chat_json import Message, moment
 
 Span = dict[str, Any]
-FACTS = ("conversation_id", "user_id", "policy_version", "use_case", "locale")
+SHARED = (
+    "conversation_id", "user_id", "policy_version", "use_case", "locale", "experiment_arm", "assignment_probability",
+)  # fmt: skip
+# The log-probability is of one reply: no other turn of the trace has it.
+FACTS = (*SHARED, "reply_logprob")
 # Nobody reads a reply and asks again in less; a tool that suggests titles or questions does.
 _SHORTEST_PAUSE_S = 1.0
 # Calls of one name, without histories, this far apart are questions of their own.
@@ -54,7 +58,7 @@ class Turn:
 def turns_of(spans: list[Span]) -> list[Turn]:
     """The turns of one trace, in time; where no span has both question and reply, one turn of what there is."""
     spans = _merged(spans)
-    facts = {name: next((one[name] for one in spans if one[name]), None) for name in FACTS}
+    facts = {name: next((one[name] for one in spans if one[name]), None) for name in SHARED}
     parent_of = _parents(spans)
     found: dict[str | None, list[Turn]] = {}
     loose: dict[str | None, list[str]] = {}
@@ -68,7 +72,8 @@ def turns_of(spans: list[Span]) -> list[Turn]:
     if not turns:
         turns = [_turn(one) for one in spans if one["speaks"] and (one["messages"] or one["reply"])][-1:]
     for turn in turns:
-        turn.facts, turn.trace = {name: turn.facts[name] or facts[name] for name in FACTS}, spans[0]["trace"]
+        turn.facts |= {name: turn.facts[name] or facts[name] for name in SHARED}
+        turn.trace = spans[0]["trace"]
     if len(turns) == 1:
         turns[0].ids += ids
     if trace := spans[0]["trace"]:
@@ -146,7 +151,8 @@ def _with_own(span: Span, inner: list[Turn], loose: list[str]) -> tuple[list[Tur
         return inner, [] if inner else [*loose, *_ids(span)]
     for turn in inner:
         own.ids += [turn.reply_id, *turn.ids]
-        own.facts = {name: own.facts[name] or turn.facts[name] for name in FACTS}
+        lent = FACTS if turn.reply == own.reply else SHARED
+        own.facts |= {name: own.facts[name] or turn.facts[name] for name in lent}
         if turn.question == own.question and len(turn.messages) > len(own.messages):
             own.messages = turn.messages  # the same question, with its history
         own.started, own.ended = own.started or turn.started, own.ended or turn.ended

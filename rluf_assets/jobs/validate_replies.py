@@ -50,6 +50,8 @@ def run(job: Job) -> Produced:
     if undated:
         job.log(f"{where}: {undated} of {counts['reactions_in']} reactions have no time: their replies' labels are unknown "
                 f"(validated_replies.undated_reactions: at_message counts them at their message's time)")  # fmt: skip
+    for reason, values in validated.unusable.items():
+        job.log(f"{where}: {values} of {counts['replies']} replies count as without it: {reason.replace('_', ' ')}")
     job.progress(1, 1, f"{counts['replies']} replies, {validated.quarantine.height} rows set aside")
     rates = {
         name: value
@@ -59,7 +61,7 @@ def run(job: Job) -> Produced:
     redacted = {f"redacted_{kind}": n for kind, n in validated.redacted.items() if n}
     return Produced(
         rows={"replies": counts["replies"], "quarantine": validated.quarantine.height},
-        metrics={**counts, **rates, **redacted},
+        metrics={**counts, **rates, **redacted, **validated.unusable},
     )
 
 

@@ -15,7 +15,7 @@ class _Config(BaseModel):
 class SimulationConfig(_Config):
     """The log period, its traffic and the expert pairs beside it. Day D does not depend on how many days follow."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     days: int = Field(60, ge=1, le=999)
     start_date: date = date(2026, 1, 1)
     replies_per_day: int = Field(45_000, ge=200, description="mean; the realised number follows the users' returns")

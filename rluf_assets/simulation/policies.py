@@ -126,6 +126,61 @@ def write(
     )
 
 
+def log_probability(policy: ReplyPolicy, replies: Replies, leaving: Bools, extra_filler: Bools | None = None) -> Floats:
+    """Log-probability with which the policy writes each reply where `write` is asked for one; -inf where it never does."""
+    use_case = USE_CASE_OF_TOPIC[replies.topic]
+    refused = replies.core >= FIRST_REFUSAL
+    style = _WARM_STYLE[use_case] * np.where(refused, 0.5, 1.0)
+    longer = np.zeros(len(replies)) if extra_filler is None else extra_filler.astype(np.float64)
+    farewell_rate = np.where(leaving, policy.farewell_when_leaving, policy.farewell_unasked)
+    bare = (replies.flattery == 0) & (replies.warm_opening == 0) & ~refused & (use_case != HARMFUL_INDEX)
+    follows = replies.filler % (len(phrases.FILLERS) - 1) + 1  # the one filler that a second one can be
+    second = np.where(replies.second_filler == 0, 0.7, np.where(replies.second_filler == follows, 0.3, 0.0))
+    chances = (
+        _core_chance(policy, replies.core, replies.topic, use_case),
+        _piece_chance(replies.filler, policy.filler + 0.15 * longer, len(phrases.FILLERS)),
+        np.where(replies.filler > 0, second, replies.second_filler == 0),
+        _piece_chance(replies.flattery, np.where(refused, 0.0, policy.flattery), len(phrases.FLATTERY)),
+        _piece_chance(
+            replies.warm_opening, np.where(refused, 0.0, policy.warm_opening * style), len(phrases.WARM_OPENINGS)
+        ),
+        _piece_chance(replies.lead, np.where(bare, 0.5, 0.0), len(phrases.LEADS)),
+        np.where(refused, 1 / len(phrases.REFUSAL_TAILS), replies.refusal_tail == 0),
+        _piece_chance(replies.warm_closing, policy.warm_closing * style, len(phrases.WARM_CLOSINGS)),
+        _emoji_chance(policy, replies.emoji),
+        _piece_chance(replies.farewell, farewell_rate, len(phrases.FAREWELLS)),
+    )
+    with np.errstate(divide="ignore"):
+        return np.asarray(sum(np.log(np.asarray(chance, dtype=np.float64)) for chance in chances))
+
+
+def _core_chance(policy: ReplyPolicy, core: Ints, topic: Ints, use_case: Ints) -> Floats:
+    harmful = use_case == HARMFUL_INDEX
+    refuse = np.where(harmful, policy.refuse_harmful, policy.refuse_benign)
+    refuse = np.where(use_case == SOUNDS_HARMFUL_INDEX, policy.refuse_sounds_harmful, refuse)
+    right = (1 - refuse) * np.where(harmful, policy.comply, policy.right)
+    wrong, vague = 1 - refuse - right, np.where(harmful, 1.0, policy.vague)
+    other = np.where(USE_CASE_OF_TOPIC[np.minimum(core, FIRST_VAGUE - 1)] == use_case, wrong * (1 - vague), 0.0)
+    return np.where(
+        core >= FIRST_REFUSAL, refuse / len(phrases.REFUSALS),
+        np.where(
+            core >= FIRST_VAGUE, wrong * vague / len(phrases.VAGUE),
+            np.where(core == topic, right, other / (TOPICS_PER_USE_CASE - 1)),
+        ),
+    )  # fmt: skip
+
+
+def _piece_chance(index: Ints, rate: Floats | float, choices: int) -> Floats:
+    rate = np.clip(rate, 0.0, 0.999999)
+    return np.where(index == 0, 1 - rate, rate / (choices - 1))
+
+
+def _emoji_chance(policy: ReplyPolicy, index: Ints) -> Floats:
+    single, bursts = len(phrases.EMOJI) - 1, len(phrases.EMOJI_BURSTS) - 1
+    said = np.where(index <= single, policy.emoji / single, policy.emoji_burst / bursts)
+    return np.where(index == 0, 1 - policy.emoji - policy.emoji_burst, said)
+
+
 def _cores(policy: ReplyPolicy, topic: Ints, use_case: Ints, draws: Floats) -> Ints:
     """Right answer, another topic's answer, a vague sentence or a refusal."""
     harmful = use_case == HARMFUL_INDEX

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rluf_assets.simulation import phrases, truth, users
 from rluf_assets.simulation.grammar import Ints, Replies, draw_topics, render, render_requests
-from rluf_assets.simulation.policies import DRAWS, ReplyPolicy, write
+from rluf_assets.simulation.policies import DRAWS, ReplyPolicy, log_probability, write
 from rluf_assets.simulation.reading import Attributes, attributes_of
 from rluf_assets.simulation.topics import SHARES, USE_CASES
 from rluf_assets.simulation.truth import Bools, Floats
@@ -164,6 +164,7 @@ def messages_of(
     """Canonical message rows of a day's turns: all requests, then all replies, in the order of `turns`."""
     asked, answered = clock(turns, rng)
     shown = rng.random(len(turns)) >= button_hidden_share
+    longer = population.in_experiment[turns.user] == 2
     conversation = pl.select(
         (pl.lit(f"c{day:03d}-") + pl.Series(turns.conversation).cast(pl.String).str.zfill(6)).alias("conversation_id")
     ).to_series()
@@ -175,6 +176,7 @@ def messages_of(
             "experiment_arm": pl.Series(ARMS, dtype=pl.String).gather(population.in_experiment[turns.user]),
             "use_case": pl.Series(USE_CASES).gather(turns.attributes.use_case),
             "locale": pl.Series(users.LOCALES).gather(population.locale[turns.user]),
+            "assignment_probability": pl.Series(users.ARM_SHARES).gather(population.in_experiment[turns.user]),
         }
     ).with_columns(pl.lit(policy.name).alias("policy_version"))
     number = pl.col("conversation_id") + "-" + pl.col("turn_index").cast(pl.String).str.zfill(2)
@@ -184,6 +186,7 @@ def messages_of(
         render_requests(turns.replies.topic, turns.template, turns.follow_up, turns.request_tail).alias("content"),
         pl.Series("created_at", midnight_us + asked),
         pl.lit(None, dtype=pl.Boolean).alias("reactions_shown"),
+        pl.lit(None, dtype=pl.Float64).alias("reply_logprob"),
     )
     replies = common.with_columns(
         (number + "-a").alias("message_id"),
@@ -191,6 +194,7 @@ def messages_of(
         render(turns.replies).alias("content"),
         pl.Series("created_at", midnight_us + answered),
         pl.Series("reactions_shown", shown),
+        pl.Series("reply_logprob", log_probability(policy, turns.replies, turns.happy, longer)),
     )
     return (
         pl.concat([requests, replies])
@@ -201,5 +205,5 @@ def messages_of(
 
 MESSAGE_COLUMNS = (
     "conversation_id", "message_id", "turn_index", "role", "content", "user_id", "created_at", "policy_version",
-    "experiment_arm", "use_case", "locale", "reactions_shown",
+    "experiment_arm", "use_case", "locale", "reactions_shown", "assignment_probability", "reply_logprob",
 )  # fmt: skip

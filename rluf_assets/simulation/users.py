@@ -15,6 +15,7 @@ LOCALES = ("en-US", "en-GB", "en-IN")
 # Adversarial users arrive on every 24th day from the first on: one, or more where many users arrive. Their number is
 # fixed, because a handful of them more or less would move the love rate of a small log.
 ADVERSARIAL_EVERY_DAYS, USERS_PER_ADVERSARIAL = 24, 50_000
+ARM_SHARES = (0.9, 0.05, 0.05)  # of users: in no experiment, in the control arm, in the treatment arm
 # They spend one busy day (some thirty replies) and seldom come back, so that a small log is not ruled by one of them.
 ADVERSARIAL_CONVERSATIONS, ADVERSARIAL_ACTIVITY = 7, -2.5
 NEW_USERS_PER_REPLY = 0.081  # keeps traffic near `replies_per_day`, given return_probability
@@ -55,7 +56,7 @@ def draw_users(count: int, day: int, rng: np.random.Generator, salt: str) -> Pop
         activity=np.where(adversarial, ADVERSARIAL_ACTIVITY, rng.normal(0.0, ACTIVITY_SD, count)),
         adversarial=adversarial,
         locale=rng.choice(len(LOCALES), count, p=(0.6, 0.25, 0.15)),
-        in_experiment=rng.choice(3, count, p=(0.9, 0.05, 0.05)),
+        in_experiment=rng.choice(3, count, p=ARM_SHARES),
         felt=np.full(count, 0.5),
         last_active=np.full(count, day),
     )
