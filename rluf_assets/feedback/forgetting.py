@@ -1,9 +1,9 @@
 """Forget users: their rows leave every stored table, raw included, and all that shows texts is removed or named.
 
 Tombstones (keyed hashes of the stored ids, `tombstones.json` at the lake's root) are written first, so that later ingests
-leave the users out; then a journal of what is theirs, so that a run that was killed is finished by repeating it. Rows are
-known by exact fields. Pages, resume state and logs of what was made from their rows go; models are named. The sources
-themselves are not ours to change.
+leave the users out; then a journal of what is theirs and of all that is to be done, so that a run that was killed is
+finished by repeating it. Rows are known by exact fields. Pages, resume state and logs of what was made from their rows go;
+models are named. The sources themselves are not ours to change.
 """
 
 from __future__ import annotations
@@ -88,46 +88,91 @@ def forget(
 ) -> Forgotten:
     """Remove the users with these stored (hashed) ids from the lake, a local folder, and its home; safe to repeat.
 
-    `dry_run` changes nothing and tells the same. Raises DataError for an empty id, and where a job is at work on a table
-    of theirs.
+    What a run that was killed began is done first, and told with the rest. `dry_run` changes nothing and tells the same.
+    Raises DataError for an empty id, and where a job is at work on a table of theirs.
     """
     users = {user_ids} if isinstance(user_ids, str) else set(user_ids)
     if not users or not all(one.strip() for one in users):
         raise DataError("forget: an empty user id. Give the id as logged or as stored.")
     root = Path(lake.root)
+    before = Forgotten()
     if not dry_run:
         write_json(
             posixpath.join(lake.root, TOMBSTONES), sorted(_buried(lake.root) | {_tombstone(one) for one in users})
         )
+        if (root / JOURNAL).exists():
+            before = _carry_out(root, read_json(str(root / JOURNAL)), home)
     theirs, held = _look(root, users)
     found = Forgotten()
     tables = {path: n for path in _tables(root) if (n := _count(path, theirs))}
     found.rows = {str(path.relative_to(root)): n for path, n in tables.items()}
     touched = held | {folder for path in tables if (folder := _folder_of(path, root)) is not None}
     if not touched:
-        return found
+        return before
     descendants = _descendants(root, touched)
     for folder in sorted(descendants):
         models = any((root / folder).rglob("*.safetensors"))
         (found.trained if models else found.stale).append(folder)
-    going = list(_shown(root, touched | descendants, home))
-    found.removed = [str(path.relative_to(home or root.parent)) for path in going]
+    found.removed = [os.path.relpath(path, home or root.parent) for path in _shown(root, touched | descendants, home)]
     if dry_run:
         found.events = blank_examples(home, dry_run=True) if home else 0
         return found
+    journal = _journal(root, theirs, found, touched)
+    write_json(str(root / JOURNAL), journal)
+    return _both(before, _carry_out(root, journal, home))
+
+
+def _journal(root: Path, theirs: _Theirs, found: Forgotten, touched: set[str]) -> dict[str, Any]:
+    """All that is to be done, in figures that do not depend on how much of it is done already."""
+    counts: dict[str, dict[str, Any]] = {}
     for folder in touched:
+        if (root / folder / MANIFEST).exists():
+            told = read_json(str(root / folder / MANIFEST))
+            counts[folder] = {"rows": dict(told["rows"]), "forgotten_rows": told.get("forgotten_rows", 0)}
+    for name, removed in found.rows.items():
+        count, stem = counts.get("/".join(name.split("/")[:3])), Path(name).stem
+        if count is not None:
+            count["rows"] |= {stem: count["rows"][stem] - removed} if stem in count["rows"] else {}
+            count["forgotten_rows"] += removed
+    return {
+        "users": sorted(theirs.users), "messages": sorted(theirs.messages), "own": sorted(theirs.own),
+        "shared": sorted(theirs.shared), "ids_of_others": sorted(theirs.ids_of_others),
+        "folders": sorted(touched), "counts": counts, "rows": found.rows, "removed": found.removed,
+        "trained": found.trained, "stale": found.stale,
+    }  # fmt: skip
+
+
+def _carry_out(root: Path, journal: dict[str, Any], home: Path | None) -> Forgotten:
+    """Do what the journal says, whatever of it is done, and end it."""
+    theirs = _of_journal(journal)
+    for folder in journal["folders"]:
         _not_at_work(root / folder)
-    _write_journal(root, theirs, touched | descendants)
-    for path, n in tables.items():
-        _rewrite(path, theirs)
-        _count_out(path, root, n)
-    for folder in touched:
-        _settle(root / folder)
-    for path in going:
+    for name in journal["rows"]:
+        if (root / name).exists():
+            _rewrite(root / name, theirs)
+    for folder in journal["folders"]:
+        _settle(root / folder, journal["counts"].get(folder, {}))
+    for name in journal["removed"]:
+        path = (home or root.parent) / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    found.events = blank_examples(home, dry_run=False) if home else 0
+    events = blank_examples(home, dry_run=False) if home else 0
     (root / JOURNAL).unlink()
-    return found
+    return Forgotten(journal["rows"], journal["removed"], events, journal["trained"], journal["stale"])
+
+
+def _of_journal(journal: dict[str, Any]) -> _Theirs:
+    messages = {(conversation, one) for conversation, one in journal["messages"]}
+    own, shared, others = (set(journal[name]) for name in ("own", "shared", "ids_of_others"))
+    return _Theirs(set(journal["users"]), messages, {one for _, one in messages}, others, own, shared)
+
+
+def _both(before: Forgotten, now: Forgotten) -> Forgotten:
+    rows = {name: before.rows.get(name, 0) + now.rows.get(name, 0) for name in [*before.rows, *now.rows]}
+    lists = ([*dict.fromkeys([*a, *b])] for a, b in (
+        (before.removed, now.removed), (before.trained, now.trained), (before.stale, now.stale),
+    ))  # fmt: skip
+    removed, trained, stale = lists
+    return Forgotten(rows, removed, before.events + now.events, trained, stale)
 
 
 def without_forgotten(rows: pl.LazyFrame, output_uri: str) -> pl.LazyFrame:
@@ -179,13 +224,12 @@ def _folder_of(path: Path, root: Path) -> str | None:
 
 
 def _look(root: Path, users: set[str]) -> tuple[_Theirs, set[str]]:
-    """What is theirs, by what the tables say and by the journal of a run that did not end."""
+    """What is theirs, by what the tables say and by the journal of a run that did not end (where this one changes nothing)."""
     theirs, held = _Theirs(users), set[str]()
     if (root / JOURNAL).exists():
-        before = read_json(str(root / JOURNAL))
-        theirs.users |= set(before["users"])
-        theirs.messages |= {(conversation, one) for conversation, one in before["messages"]}
-        theirs.own, theirs.shared, held = set(before["own"]), set(before["shared"]), set(before["folders"])
+        journal = read_json(str(root / JOURNAL))
+        theirs, held = _of_journal(journal), set(journal["folders"])
+        theirs.users |= users
     conversations, of_others = set[str](), set[str]()
     for path in _tables(root):
         frame = _messages_of(path)
@@ -254,25 +298,15 @@ def _rewrite(path: Path, theirs: _Theirs) -> None:
     os.replace(new, path)
 
 
-def _count_out(path: Path, root: Path, removed: int) -> None:
-    manifest = root / (_folder_of(path, root) or "") / MANIFEST
-    if not manifest.exists():
-        return
-    told = read_json(str(manifest))
-    if path.stem in told["rows"]:
-        told["rows"][path.stem] -= removed
-    told["forgotten_rows"] = told.get("forgotten_rows", 0) + removed
-    write_json(str(manifest), told)
-
-
-def _settle(folder: Path) -> None:
-    """Hash a finished artifact anew; what a job left unfinished goes whole: its inputs have changed, nobody resumes it."""
+def _settle(folder: Path, counts: dict[str, Any]) -> None:
+    """Count and hash a finished artifact anew; what a job left unfinished goes whole: its inputs have changed, nobody
+    resumes it."""
     if not (folder / MANIFEST).exists():
         shutil.rmtree(folder, ignore_errors=True)
         return
     for partial in folder.rglob("*.forgetting"):
         partial.unlink()
-    manifest = read_json(str(folder / MANIFEST))
+    manifest = read_json(str(folder / MANIFEST)) | counts
     manifest["content_hash"] = content_hash(str(folder))
     write_json(str(folder / MANIFEST), manifest)
     pointer = folder.parent / "current.json"
@@ -289,12 +323,6 @@ def _not_at_work(folder: Path) -> None:
         FileLock(f"{folder}.lock").acquire(timeout=0).lock.release()
     except Timeout:
         raise DataError(f"{folder}: a job is at work there. Let it end, or end it, and forget again.") from None
-
-
-def _write_journal(root: Path, theirs: _Theirs, folders: set[str]) -> None:
-    told = {"users": sorted(theirs.users), "messages": sorted(theirs.messages), "own": sorted(theirs.own),
-            "shared": sorted(theirs.shared), "folders": sorted(folders)}  # fmt: skip
-    write_json(str(root / JOURNAL), told)
 
 
 def _descendants(root: Path, touched: set[str]) -> set[str]:

@@ -110,27 +110,53 @@ def test_every_place_that_holds_their_text_is_rid_of_it_and_nobody_else_loses_a_
     assert not (home / "lake" / JOURNAL).exists()
 
 
-@pytest.mark.parametrize("step", range(1, 16, 2))
-def test_a_run_that_was_killed_is_completed_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
-    home = _home(tmp_path, "12")
-    done, replace = 0, os.replace
+STEPS = {os: ("replace", "unlink"), shutil: ("rmtree",)}
 
-    def killed(*arguments: Any) -> None:
-        nonlocal done
-        done += 1
-        if done == step:
-            raise KeyboardInterrupt
-        replace(*arguments)
 
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        forget(Lake(str(home / "lake")), "12", home=home)
-    monkeypatch.setattr(os, "replace", replace)
-    forget(Lake(str(home / "lake")), "12", home=home)
-    assert _holding(home, SECRET) == [] and not (home / "lake" / JOURNAL).exists()
-    assert forget(Lake(str(home / "lake")), "12", home=home).rows == {}
+def _killed_at(step: int, home: Path) -> bool:
+    """Forget, and be killed before the so-manieth change of the disk; whether it was."""
+    done = 0
+    with pytest.MonkeyPatch.context() as patch:
+        for module, names in STEPS.items():
+            for name in names:
+                change = getattr(module, name)
+
+                def counted(*arguments: Any, change: Any = change, **options: Any) -> None:
+                    nonlocal done
+                    done += 1
+                    if done == step:
+                        raise KeyboardInterrupt
+                    change(*arguments, **options)
+
+                patch.setattr(module, name, counted)
+        try:
+            forget(Lake(str(home / "lake")), "12", home=home)
+        except KeyboardInterrupt:
+            return True
+    return False
+
+
+def test_a_run_that_was_killed_anywhere_is_completed_by_the_next(tmp_path: Path) -> None:
+    plain = _home(tmp_path / "plain", "12")
+    whole = forget(Lake(str(plain / "lake")), "12", home=plain)
+    step, completed = 1, 0
+    while _killed_at(step, home := _home(tmp_path / str(step), "12")):
+        lake = Lake(str(home / "lake"))
+        begun = (home / "lake" / JOURNAL).exists()
+        found = forget(lake, ["12", "nobody"], home=home)
+        assert _holding(home, SECRET) == [] and not (home / "lake" / JOURNAL).exists()
+        if begun:  # all of it is told, not only what was left
+            completed += 1
+            assert (found.rows, set(found.removed)) == (whole.rows, set(whole.removed))
+        for asset in ("raw_messages", "validated_replies", "signal_set", "evaluation_prompts"):
+            now, other = lake.current(asset), Lake(str(plain / "lake")).current(asset)
+            assert now.content_hash == content_hash(now.uri) == other.content_hash
+            assert now.manifest["forgotten_rows"] == other.manifest["forgotten_rows"]
+            assert now.rows == other.rows
+            assert all(pl.read_parquet(now.path(f"{name}.parquet")).height == n for name, n in now.rows.items())
+        assert forget(lake, "12", home=home).rows == {}
+        step += 1
+    assert completed > 15
 
 
 def test_many_users_go_in_one_pass_also_where_the_home_was_moved(tmp_path: Path) -> None:
