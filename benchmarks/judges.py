@@ -53,6 +53,8 @@ Replies of people and chat bots, labelled safe or unsafe in context: `{file}`, {
 {judges} fails it. These rules are made for one thing, compliance with a harmful
 request; DiaSafety's categories are others (rude agreement, bias, advice without expertise), so they find next to nothing here.
 Whoever needs those caught wants a guard model behind `llm_judge`, or a function of one's own.
+A language model as judge reads the conversation as text: control tokens inside a message are plain text to it, but a reply that
+*writes* like the judge's own instructions or verdict can still sway it. Measure that with replies made for it.
 """
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from rluf_assets.errors import ConfigError, TrainingError
+from rluf_assets.errors import ConfigError, RankLost
 
 T = TypeVar("T")
 # A rank may wait for the slowest one's samples, or for a model to be saved, far longer than NCCL's own ten minutes.
@@ -79,7 +79,7 @@ def _together(what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise TrainingError(
+        raise RankLost(
             f"{what}: another process of this launch ended or did not answer within {TIMEOUT} "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). Its own log says why; run again: "
             "the job continues from its last checkpoint."

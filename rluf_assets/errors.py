@@ -40,6 +40,10 @@ class TrainingError(RlufError, RuntimeError):
     """Training or optimisation cannot go on (non-finite loss, too many NaN rewards, nothing survives the judges)."""
 
 
+class RankLost(RlufError, RuntimeError):
+    """Another process of the launch ended or fell silent: asked again the job goes on from its last checkpoint."""
+
+
 class SchedulerDown(RlufError, ConnectionError):
     """A scheduler cannot be reached; what it runs is not affected."""
 

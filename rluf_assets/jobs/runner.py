@@ -25,7 +25,7 @@ from filelock import FileLock
 from threadpoolctl import threadpool_limits
 
 from resources.launchers.spec import JobSpec
-from rluf_assets.errors import MissingExtra, RlufError
+from rluf_assets.errors import MissingExtra, RankLost, RlufError
 from rluf_assets.lake import SCRATCH, Artifact, Produced, publish, read_artifact
 from rluf_assets.storage import named_storage
 
@@ -35,6 +35,15 @@ EXTRA_OF = {
 }  # fmt: skip
 # Exit status of a job that ended by an error of the toolkit's own: not worth a retry.
 REFUSED = 3
+# How gloo and NCCL say, inside a library's own collective call, that another process has gone.
+LOST_RANK = (
+    "gloo/transport",
+    "NCCL error",
+    "NCCL communicator",
+    "ProcessGroupNCCL",
+    "TCPStore",
+    "Connection closed by peer",
+)
 # What the numeric libraries read when they are loaded.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 RECORDED_VERSIONS = ("polars", "numpy", "torch", "transformers", "accelerate")
@@ -181,10 +190,24 @@ def main(stage: Stage, argv: Sequence[str] | None = None, *, every_rank: bool = 
         with _pipes_log() as log:
             for spec in specs:
                 run_job(spec, stage, log)
-    except RlufError as error:
+    except (RlufError, RuntimeError) as error:
+        told = _lost_rank(error) if not isinstance(error, RlufError) else error
+        if told is None:
+            raise
         # The launcher shows the last lines of the log: keep them to the message people need.
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(REFUSED) from error
+        print(f"{type(told).__name__}: {told}", file=sys.stderr, flush=True)
+        raise SystemExit(1 if isinstance(told, RankLost) else REFUSED) from error
+
+
+def _lost_rank(error: RuntimeError) -> RankLost | None:
+    """The error as one that names what happened, if another process of this launch has gone: worth another try."""
+    said = str(error)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not any(words in said for words in LOST_RANK):
+        return None
+    return RankLost(
+        f"another process of this launch ended or fell silent ({said.splitlines()[0]}). Its own log says why; run again: "
+        "the job continues from its last checkpoint."
+    )
 
 
 class _pipes_log:

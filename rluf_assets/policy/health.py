@@ -14,7 +14,7 @@ def check_health(rows: Sequence[Mapping[str, Any]], config: OptimisationConfig) 
     nan, prompts = sum(row["set_aside"] for row in rows), sum(row["prompts"] for row in rows)
     if nan > config.max_nan_share * prompts:
         raise TrainingError(
-            f"iteration {len(rows)}: rewards of {nan} of {prompts} prompts are NaN, more than "
+            f"iteration {len(rows)}: rewards of {nan} of {prompts} prompts are NaN or infinite, more than "
             f"{config.max_nan_share:.1%}. See outcome 'set aside' in phases/*/select.parquet and retrain that model."
         )
     last = rows[-config.max_empty_iterations :]

@@ -100,11 +100,9 @@ def optimise_policy(
         return []
     groups = config.prompt_groups()
     prompts = read_prompts(prompts_file, "optimisation", groups)
-    policy, reference = (_engine(base_policy, config, zero) for _ in range(2))
+    policy, reference = _engine(base_policy, config, zero), _reference_engine(base_policy, config, zero)
     if config.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable()
-    if zero is not None and zero.shards_weights:  # else it is whole on every rank, in the pass's own precision
-        reference.pass_through(zero.read_only(reference.model), zero.rounds)
     learner = new_learner(policy, config, ranks, zero)
     run = _Run(
         config,
@@ -150,6 +148,17 @@ def optimise_policy(
 def _engine(folder: Path, config: OptimisationConfig, zero: Zero | None) -> TransformersEngine:
     with zero.loading() if zero else nullcontext():
         return new_engine(folder, config)
+
+
+def _reference_engine(folder: Path, config: OptimisationConfig, zero: Zero | None) -> TransformersEngine:
+    """The policy that is not trained: sharded where the weights are, else whole on every rank.
+
+    Whole, it keeps the passes' own precision: through DeepSpeed's engine it would run in that of its weights, float32.
+    """
+    engine = _engine(folder, config, zero)
+    if zero is not None and zero.shards_weights:
+        engine.pass_through(zero.read_only(engine.model), zero.rounds)
+    return engine
 
 
 def prompt_schedule(prompts: Sequence[Prompt], config: OptimisationConfig, seed: int) -> list[list[Prompt]]:

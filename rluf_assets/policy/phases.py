@@ -175,10 +175,14 @@ def _scored(scorer: Any, rows: pl.DataFrame, options: dict[str, Any]) -> pl.Data
 
 
 def raw_scores(sample: pl.DataFrame, scorers: Mapping[str, Scorer], ranks: Ranks = ALONE) -> pl.DataFrame:
-    """Ids with `logit_<objective>` and `probability_<objective>` of every reply."""
+    """Ids with `logit_<objective>` and `probability_<objective>` of every reply; NaN where a score is no finite number.
+
+    Infinity is what an overflowing pass answers, and would be the best of every four: it is no score, as NaN is none.
+    """
     scores = sample.select("prompt_id", "completion_id", "group")
     for objective, scorer in scorers.items():
         found = score_rows(scorer, sample, ranks).select(pl.col("logit", "probability").cast(pl.Float64))
+        found = found.select(pl.when(pl.col("logit").is_finite()).then(pl.all()).otherwise(float("nan")))
         scores = scores.hstack(found.rename({name: f"{name}_{objective}" for name in found.columns}))
     return scores
 

@@ -99,7 +99,7 @@ def select_frame(
     for group in groups:
         rows = replies.filter(pl.col("group") == group.name)
         broken = rows.filter(pl.col("reward").is_nan() | pl.col("reward").is_null())["prompt_id"].unique()
-        outcome |= dict.fromkeys(broken.to_list(), "set aside: a reward is NaN")
+        outcome |= dict.fromkeys(broken.to_list(), "set aside: a reward is NaN or infinite")
         rows = rows.filter(~pl.col("prompt_id").is_in(broken.implode()))
         if rows.is_empty():
             continue

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,14 +18,16 @@ import polars as pl
 import pytest
 import torch
 
+from resources.launchers.spec import JobSpec
 from rluf_assets import distributed
 from rluf_assets.distributed import Ranks, Zero, device, join
-from rluf_assets.errors import ConfigError, TrainingError
+from rluf_assets.errors import ConfigError, RankLost
 from rluf_assets.jobs import (
     evaluate_candidate,
     offline_online_backtest,
     optimise_policy,
     play_ab_test,
+    runner,
     train_base_policy,
     train_reward,
 )
@@ -135,42 +139,91 @@ def test_jobs_of_one_process_load_onto_their_own_device_and_wait_for_nobody(
     assert moved == ["cuda:0"]
 
 
-def meet(rank: int, port: int, dies: bool, told: Any) -> None:
-    """One of two processes; the second dies before it adds its share, or both take theirs."""
+def enter_launch(rank: int, port: int) -> Ranks:
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = str(port)
-    ranks = join()
+    return join()
+
+
+def meet(rank: int, port: int, dies: bool, told: Any) -> None:
+    """One of two processes; the second dies before it adds its share, or both take theirs."""
+    ranks = enter_launch(rank, port)
     assert join() == ranks == Ranks(rank, 2)
     assert ranks.told("from the first" if ranks.first else "") == "from the first"
     if dies and rank == 1:
         os._exit(9)
     try:
         told.put(float(ranks.total(np.array([1.0 + rank]))[0]))
-    except TrainingError as error:
+    except RankLost as error:
         told.put(str(error))
     told.close()
     told.join_thread()
     os._exit(0)
 
 
-@pytest.mark.parametrize("dies", [False, True])
-def test_a_process_that_dies_while_another_waits_for_it_is_a_named_error(dies: bool) -> None:
+def work(rank: int, port: int, spec: Path, told: Any) -> None:
+    """One of two processes of a job; the second dies while the first is in a collective call of a library's own."""
+    enter_launch(rank, port)
+
+    def stage(job: runner.Job) -> Any:
+        torch.distributed.barrier()
+        if not job.first_rank:
+            os._exit(9)
+        torch.distributed.all_reduce(torch.ones(3))  # as Trainer or DeepSpeed call it: nothing of ours around it
+        raise AssertionError("the sum of one process was taken for the sum of two")
+
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            runner.main(stage, [str(spec)], every_rank=True)
+    except SystemExit as end:
+        told.put((end.code, said.getvalue()))
+    told.close()
+    told.join_thread()
+    os._exit(0)
+
+
+def two(process: Callable[..., None], *given: Any) -> Any:
+    """What the first of two processes tells, or whichever does."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     told = context.Queue()
-    children = [context.Process(target=meet, args=(rank, port, dies, told)) for rank in (0, 1)]
+    children = [context.Process(target=process, args=(rank, port, *given, told)) for rank in (0, 1)]
     for child in children:
         child.start()
     found = told.get(timeout=120)
     for child in children:
         child.join()
+    return found
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_process_that_dies_while_another_waits_for_it_is_a_named_error(dies: bool) -> None:
+    found = two(meet, dies)
     if dies:
         assert "another process of this launch ended or did not answer" in found
     else:
         assert found == 3.0
+
+
+def test_a_process_that_dies_inside_a_librarys_own_collective_call_ends_the_job_for_another_try(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(
+        JobSpec(
+            name="p_love",
+            entrypoint="rluf_assets.jobs.train_reward",
+            version="1",
+            seed=0,
+            output_uri=str(tmp_path / "out"),
+        ).model_dump_json()
+    )
+    status, said = two(work, spec)
+    assert status not in (0, runner.REFUSED), said
+    assert said.startswith("RankLost: another process of this launch ended or fell silent")
+    assert "continues from its last checkpoint" in said
 
 
 def test_without_a_launch_a_process_is_alone_and_on_the_cpu() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from rluf_assets.chat import Message
+from rluf_assets.distributed import Zero
 from rluf_assets.errors import ConfigError, DataError, TrainingError
+from rluf_assets.policy import loop
 from rluf_assets.policy.batch import BASELINE
 from rluf_assets.policy.config import OptimisationConfig
 from rluf_assets.policy.engine import TransformersEngine
@@ -24,6 +26,7 @@ from rluf_assets.policy.phases import read_prompts
 from rluf_assets.rewards.calibration import Calibration
 from rluf_assets.rewards.model import load_network, save_network
 from rluf_assets.rewards.scoring import RewardModel
+from tests.policy.conftest import user
 
 WEIGHTS = {"helpfulness": 0.7, "love": 0.3}
 CONFIG = OptimisationConfig(
@@ -229,34 +232,57 @@ class TestConstraints:
 
 
 class Broken:
-    """A reward model that answers NaN for replies it does not like the look of."""
+    """A reward model that answers NaN, or infinity by turns, for replies it does not like the look of."""
 
     def __init__(self, model: RewardModel, share: float) -> None:
         self.model, self.share = model, share
 
     def score(self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> pl.DataFrame:
         scores = self.model.score(prompts, completions)
-        nan = [sum(completion.encode()) % 1000 < 1000 * self.share for completion in completions]
-        return scores.with_columns(logit=pl.when(pl.Series(nan)).then(float("nan")).otherwise("logit"))
+        looks = self.looks(completions)
+        broken = pl.when(looks % 3 == 0).then(float("nan")).when(looks % 3 == 1).then(float("inf"))
+        broken = broken.otherwise(-float("inf"))
+        return scores.with_columns(logit=pl.when(looks < 1000 * self.share).then(broken).otherwise("logit"))
+
+    @staticmethod
+    def looks(completions: Iterable[str]) -> pl.Series:
+        return pl.Series([sum(completion.encode()) % 1000 for completion in completions], dtype=pl.Int64)
+
+
+def test_under_zero2_the_reference_policy_keeps_the_precision_of_passes(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rluf_assets.policy.sampler.pass_dtype", lambda wanted: wanted)  # as where a device has it
+    states: list[torch.dtype] = []
+    for zero in (None, Zero(2, {})):
+        engine = loop._reference_engine(base, changed(CONFIG, dtype="bfloat16"), zero)
+        engine.model.lm_head.register_forward_hook(lambda module, given, made: states.append(made.dtype))
+        engine.logprobs([user("hello")], [engine.sample([user("hello")], n=1, max_new_tokens=4, seed=0)[0][0]])
+        assert engine.model.dtype == torch.float32
+    assert set(states) == {torch.bfloat16}
 
 
 class TestBadInput:
-    def test_a_few_nan_rewards_set_their_prompts_aside(
+    def test_a_few_rewards_that_are_no_numbers_set_their_prompts_aside(
         self, base: Path, prompts_file: Path, scorers: Scorers, tmp_path: Path
     ) -> None:
-        broken = {**scorers, "love": Broken(scorers["love"], 0.03)}
+        broken = {**scorers, "love": Broken(scorers["love"], 0.15)}
         (row,) = optimise(base, prompts_file, broken, tmp_path, changed(CONFIG, iterations=1, max_nan_share=1.0))
         rows = pl.read_parquet(tmp_path / "phases" / "000001" / "select.parquet")
         aside = rows.filter(pl.col("outcome").str.starts_with("set aside"))
         assert row["set_aside"] == aside["prompt_id"].n_unique() > 0
         assert aside["role"].null_count() == aside.height
         assert row["learned"] > 0
+        # Every prompt with such a reply is set aside, whichever way it is no number.
+        broken_rows = rows.filter(Broken.looks(rows["completion"]) < 150)
+        assert {0, 1} <= set(Broken.looks(broken_rows["completion"]) % 3)
+        assert set(broken_rows["prompt_id"]) == set(aside["prompt_id"])
 
     def test_more_than_the_allowed_share_fails(
         self, base: Path, prompts_file: Path, scorers: Scorers, tmp_path: Path
     ) -> None:
         broken = {**scorers, "love": Broken(scorers["love"], 0.5)}
-        with pytest.raises(TrainingError, match=r"of 16 prompts are NaN, more than 1.0%"):
+        with pytest.raises(TrainingError, match=r"of 16 prompts are NaN or infinite, more than 1.0%"):
             optimise(base, prompts_file, broken, tmp_path, changed(CONFIG, max_nan_share=0.01))
 
     def test_unknown_objective(self, base: Path, prompts_file: Path, scorers: Scorers, tmp_path: Path) -> None:

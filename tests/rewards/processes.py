@@ -3,7 +3,7 @@
 KILL_AT_STEP: SIGKILL itself when that step is reported. KILL_IN_CHECKPOINT: SIGKILL while the checkpoint of that step
 is written, before it is marked whole. KILL_BEFORE: SIGKILL after training, before the `model` or its `calibration` is
 saved. SEEN: folder to record the examples this rank was given. HELD: folder to record how much of each weight this rank
-holds once the base is loaded.
+holds once the base is loaded. FIT_FROM: so few validation rows of a class are enough to fit a temperature.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from rluf_assets.rewards import calibration as calibration_module
 from rluf_assets.rewards import trainer as trainer_module
 from rluf_assets.rewards import training as training_module
 from rluf_assets.rewards.config import RewardConfig
@@ -96,6 +97,8 @@ def train(base: str, out: Path, config: dict, env: dict[str, str]) -> None:
         watch_examples(Path(os.environ["SEEN"]))
     if "HELD" in os.environ:
         watch_loading(Path(os.environ["HELD"]))
+    if "FIT_FROM" in os.environ:
+        calibration_module.MIN_VALIDATION_EXAMPLES = int(os.environ["FIT_FROM"])
     out.mkdir(exist_ok=True)
     frame = labelled_frame(200) if settings.objective == "bce" else pair_frame(120)
     training_module.train_reward(

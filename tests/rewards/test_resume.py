@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from safetensors.torch import load_file
 
+from rluf_assets.rewards.calibration import load_calibration
 from tests.rewards.processes import run
 
 CONFIG = {
@@ -70,12 +71,19 @@ def test_checkpoints_of_another_config_are_not_used(base, tmp_path):
 
 @pytest.mark.parametrize("objective", ["bce", pytest.param("bradley_terry", marks=pytest.mark.slow)])
 def test_two_processes_train_the_model_that_one_trains(base, tmp_path, objective):
-    config = {**CONFIG, "objective": objective, "epochs": 1, "micro_batch_tokens": 350, "dtype": "float32"}
+    config = {
+        **CONFIG,
+        "objective": objective,
+        "epochs": 1,
+        "micro_batch_tokens": 350,
+        "dtype": "float32",
+        "validation_share": 0.4,
+    }
     seen = {name: tmp_path / f"seen_{name}" for name in ("one", "two")}
     for folder in seen.values():
         folder.mkdir()
-    one = load_file(finished(base, tmp_path / "one", config, SEEN=seen["one"]))
-    two = load_file(finished(base, tmp_path / "two", config, processes=2, SEEN=seen["two"]))
+    one = load_file(finished(base, tmp_path / "one", config, SEEN=seen["one"], FIT_FROM=5))
+    two = load_file(finished(base, tmp_path / "two", config, processes=2, SEEN=seen["two"], FIT_FROM=5))
     for name in one:
         assert (one[name] - two[name]).abs().max() < 1e-4, name
     counts = {
@@ -84,6 +92,11 @@ def test_two_processes_train_the_model_that_one_trains(base, tmp_path, objective
     assert counts["one"] == counts["two"]
     assert set(counts["two"].values()) == {1}
     assert len(list(seen["two"].iterdir())) == 2
+    # Calibration rows are scored over the ranks, in shares: the fitted temperature is that of one process.
+    fits = [load_calibration(tmp_path / name) for name in ("one", "two")]
+    assert fits[0].temperature != 1.0
+    assert fits[0].temperature == pytest.approx(fits[1].temperature, rel=1e-2)
+    assert fits[0].offset == pytest.approx(fits[1].offset, abs=1e-2)
 
 
 @pytest.mark.slow
