@@ -1,7 +1,8 @@
 """Chat messages, the default chat template, and cutting a context to whole turns.
 
 Shared by reward models and policies so that both see one rendering. No torch here: the control plane uses it too.
-A *turn* is one user message with the reply that follows; a *prompt* is a list of messages that ends with a user's.
+A *turn* is a user's messages since the last reply, with the reply that follows, in all its parts; a *prompt* is a list of
+messages that ends with a user's, or with the earlier part of the reply to it.
 """
 
 from __future__ import annotations
@@ -33,24 +34,30 @@ CHAT_TEMPLATE = (
 
 
 def drop_oldest_turn(prompt: Sequence[Message]) -> list[Message]:
-    """Remove the oldest turn (its user message and everything up to the next user message), keeping a system message.
+    """Remove the oldest turn (its user messages and everything up to the next turn's), keeping a system message.
 
-    A prompt of a single user message cannot be shortened and is returned unchanged.
+    A prompt of a single turn cannot be shortened and is returned unchanged.
     """
     head = [m for m in prompt[:1] if m["role"] == "system"]
     body = list(prompt[len(head) :])
-    starts = [i for i, message in enumerate(body) if message["role"] == "user"]
+    starts = _turn_starts(body)
     if len(starts) < 2:
         return list(prompt)
     return head + body[starts[1] :]
 
 
 def keep_last_turns(prompt: Sequence[Message], ctx_turns: int) -> list[Message]:
-    """The last `ctx_turns` user messages with the replies between them, cut at whole turns from the left."""
+    """The last `ctx_turns` turns (one at least), cut at whole turns from the left."""
     cut = list(prompt)
-    while sum(m["role"] == "user" for m in cut) > ctx_turns:
+    for _ in range(len(_turn_starts(cut)) - max(1, ctx_turns)):
         cut = drop_oldest_turn(cut)
     return cut
+
+
+def _turn_starts(messages: Sequence[Message]) -> list[int]:
+    """Places of the user's messages that follow no other one."""
+    user = [message["role"] == "user" for message in messages]
+    return [i for i, is_user in enumerate(user) if is_user and not (i and user[i - 1])]
 
 
 def fit_prompt(prompt: Sequence[Message], fits: Callable[[list[Message]], bool]) -> tuple[list[Message], int]:

@@ -11,17 +11,22 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from rluf_assets.errors import DataError
-from rluf_assets.feedback.config import Format, IngestConfig, MessagesLayout, ScoreRule
+from rluf_assets.feedback.chat_json import listed_messages
+from rluf_assets.feedback.config import Format, IngestConfig, MessagesLayout
+from rluf_assets.feedback.ledger import MEDIA, media_in
+from rluf_assets.feedback.message_reactions import from_field, from_label, from_ratings, from_side_file, labels_of
 from rluf_assets.feedback.open_webui import open_webui_feedback, open_webui_messages
 from rluf_assets.feedback.otel import otel_evaluations, otel_messages
 from rluf_assets.feedback.redaction import excerpt
-from rluf_assets.feedback.schemas import MESSAGES, OPTIONAL, TABLES, conform, empty
+from rluf_assets.feedback.schemas import MESSAGES, OPTIONAL, PROMPT, TABLES, conform, empty
 from rluf_assets.feedback.sources import Opened
 from rluf_assets.feedback.tracing import langfuse_messages, langfuse_scores, langsmith_feedback, langsmith_messages
 from rluf_assets.feedback.values import CALLS, as_speaker, clocks_in
@@ -35,7 +40,6 @@ _ALIASES: Mapping[str, Sequence[str]] = {
     "created_at": ("created_at", "timestamp"),
     "policy_version": ("policy_version", "model"),
 }
-_SIGNAL_NAMES = ("signal", "name", "key", "emoji")
 _LENT = ("user_id", "policy_version", "experiment_arm", "use_case", "locale", "assignment_probability")
 _PER_MESSAGE = [name for name in MESSAGES if name in OPTIONAL["messages"] or name in ("message_id", "user_id")]
 # What a conversation says once is said of each of its messages.
@@ -72,7 +76,7 @@ def chat_messages(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl
     role = _role(fields, layout, where)
     names, other = messages.collect_schema(), {layout.marks, layout.reactions, *layout.ratings}
     if (
-        (labels := _labels(frame.collect_schema(), layout))
+        (labels := labels_of(frame.collect_schema(), layout))
         and "reactions_shown" not in names
         and not other & set(fields)
     ):
@@ -99,14 +103,14 @@ def chat_reactions(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> p
     """
     found = frame.collect_schema()
     if "message_id" in _renamed(frame, layout).collect_schema() and not any(name in found for name in layout.messages):
-        return _from_side_file(_renamed(frame, layout), where)
+        return from_side_file(_renamed(frame, layout), where)
     messages, fields = _exploded(frame, layout, where)
-    parts = [_from_ratings(messages, name, words) for name, words in layout.ratings.items() if name in fields]
-    if isinstance(marks := fields.get(layout.marks), pl.Struct):
-        parts.append(_from_marks(messages, layout.marks, marks))
-    if isinstance(reactions := fields.get(layout.reactions), pl.List) and isinstance(reactions.inner, pl.Struct):
-        parts.append(_from_reactions(messages, layout.reactions, reactions.inner))
-    parts += [_from_label(messages, name, layout.labels[name]) for name in _labels(found, layout)]
+    parts = [from_ratings(messages, name, fields[name], words) for name, words in layout.ratings.items()
+             if name in fields]  # fmt: skip
+    parts += [
+        from_field(messages, name, fields[name], where) for name in (layout.marks, layout.reactions) if name in fields
+    ]
+    parts += [from_label(messages, name, found[name], layout.labels[name]) for name in labels_of(found, layout)]
     if not parts:
         return empty("reactions").lazy()
     return pl.concat([conform(part, "reactions", where) for part in parts])
@@ -185,6 +189,17 @@ def canonical_unreadable(opened: Opened, config: IngestConfig) -> list[str]:
     return told
 
 
+def canonical_parts(opened: Opened, config: IngestConfig) -> Counter[str]:
+    """Parts of the texts of canonical rows that are no text, by kind."""
+    raw = _renamed(opened.frame(as_text=True), config.layout)
+    dtype = raw.collect_schema().get("content")
+    if dtype is None or not (dtype == pl.String or isinstance(dtype, pl.List | pl.Struct)):
+        return Counter()
+    text = pl.col("content") if dtype == pl.String else pl.struct("content").struct.json_encode()
+    held = raw.select(text).filter(pl.col("content").str.contains(MEDIA.pattern)).collect()["content"]
+    return sum((media_in(one) for one in held), Counter[str]())
+
+
 def _renamed(frame: pl.LazyFrame, layout: MessagesLayout) -> pl.LazyFrame:
     """The columns that the layout names under our names; one that already has such a name gives way."""
     found = frame.collect_schema()
@@ -253,11 +268,19 @@ def _completed(frame: pl.LazyFrame, layout: MessagesLayout) -> pl.LazyFrame:
     if any(name in schema for name in layout.messages) or not all(name in schema for name in sides):
         return frame
     if all(schema[name] == pl.String for name in sides):
-        said = [pl.struct(role=pl.lit(role), content=pl.col(name)) for name, role in sides.items()]
+        said = [
+            pl.col(name).map_batches(partial(_said, role=role), return_dtype=PROMPT) for name, role in sides.items()
+        ]
         return frame.with_columns(pl.concat_list(said).alias(layout.messages[0]))
     if isinstance(schema["prompt"], pl.List) and schema["prompt"] == schema["completion"]:
         return frame.with_columns(pl.concat_list(*sides).alias(layout.messages[0]))
     return frame
+
+
+def _said(texts: pl.Series, *, role: str) -> pl.Series:
+    """Each text as one message of `role`, or as the messages whose JSON it is."""
+    found = [listed_messages(text) or [{"role": role, "content": text}] for text in texts]
+    return pl.Series(texts.name, found, dtype=PROMPT)
 
 
 def _by_place(source: str | None, schema: Mapping[str, Any], where: str) -> pl.Expr:
@@ -288,88 +311,6 @@ def _turns_on_paths(messages: pl.LazyFrame, role: pl.Expr) -> pl.LazyFrame:
     along = tree.map_batches(counted, return_dtype=pl.Int32).over("conversation_id")
     in_tree = pl.col("parent_id").is_not_null().any().over("conversation_id")
     return messages.with_columns(turn_index=pl.when(in_tree).then(along).otherwise("turn_index"))
-
-
-def _from_marks(messages: pl.LazyFrame, field: str, marks: pl.Struct) -> pl.LazyFrame:
-    mark = pl.col("message").struct.field(field)
-    entries = [
-        pl.struct(signal=pl.lit(one.name), value=mark.struct.field(one.name).cast(pl.Int64, strict=False))
-        for one in marks.fields
-    ]
-    return (
-        messages.filter(mark.is_not_null())
-        .select("conversation_id", "message_id", "user_id", mark=pl.concat_list(entries))
-        .explode("mark")
-        .unnest("mark")
-        .filter(pl.col("value").is_not_null())
-        .with_columns(reaction_id=pl.format("{}#{}", "message_id", "signal"))
-    )
-
-
-def _from_ratings(messages: pl.LazyFrame, field: str, words: Mapping[str, str]) -> pl.LazyFrame:
-    signal = pl.col("message").struct.field(field).replace_strict(words, default=None, return_dtype=pl.String)
-    rows = messages.select("conversation_id", "message_id", "user_id", signal=signal, value=pl.lit(1, pl.Int8))
-    return rows.filter(pl.col("signal").is_not_null()).with_columns(
-        reaction_id=pl.format("{}#{}", "message_id", "signal")
-    )
-
-
-def _labels(found: Mapping[str, Any], layout: MessagesLayout) -> list[str]:
-    """Columns with a label per conversation. A number may be the class of something else: the layout must name it."""
-    named = "labels" in layout.model_fields_set
-    return [name for name in layout.labels if name in found and (named or found[name] == pl.Boolean)]
-
-
-def _from_label(messages: pl.LazyFrame, name: str, rule: ScoreRule) -> pl.LazyFrame:
-    """The label of each conversation as signals of its last reply."""
-    label = pl.col(f"label/{name}").cast(pl.Float64, strict=False)
-    on = {signal: value for signal, value in ((rule.up, label >= rule.up_from), (rule.down, label <= rule.down_to))
-          if signal is not None}  # fmt: skip
-    entries = [pl.struct(signal=pl.lit(signal), value=value.cast(pl.Int8)) for signal, value in on.items()]
-    labelled = messages.filter(pl.col("closing"), label.is_not_null())
-    rows = labelled.select("conversation_id", "message_id", "user_id", entry=pl.concat_list(entries)).explode("entry")
-    return rows.unnest("entry").with_columns(
-        reaction_id=pl.format("{}#{}#{}", "conversation_id", pl.lit(name), "signal")
-    )
-
-
-def _from_side_file(rows: pl.LazyFrame, where: str) -> pl.LazyFrame:
-    """Reactions by message id: without a value they are set, without an id numbered, without a user the conversation's."""
-    names = set(rows.collect_schema())
-    defaults = {
-        "value": pl.lit(1, pl.Int8),
-        "user_id": pl.lit(None, pl.String),
-        "reaction_id": pl.format("{}#{}", "message_id", pl.int_range(pl.len())),
-    }
-    signal = next((name for name in _SIGNAL_NAMES if name in names), "signal")
-    added = [value.alias(name) for name, value in defaults.items() if name not in names]
-    return conform(rows.rename({signal: "signal"}, strict=False).with_columns(added), "reactions", where)
-
-
-def _from_reactions(messages: pl.LazyFrame, field: str, entry: pl.Struct) -> pl.LazyFrame:
-    names = {one.name for one in entry.fields}
-    signal = next((name for name in _SIGNAL_NAMES if name in names), None)
-    if signal is None:
-        raise DataError(f"reactions on messages: expected a field signal, name, key or emoji; found {sorted(names)}.")
-    reaction = pl.col("reaction").struct.field
-    reacted_at = next((name for name in ("reacted_at", "created_at", "timestamp") if name in names), None)
-    nth = pl.int_ranges(pl.col("message").struct.field(field).list.len())
-    rows = (
-        messages.select(
-            "conversation_id", "message_id", "user_id", reaction=pl.col("message").struct.field(field), nth=nth
-        )
-        .explode("reaction", "nth", empty_as_null=False)
-        .filter(pl.col("reaction").is_not_null())
-    )
-    return rows.select(
-        "conversation_id",
-        "message_id",
-        reaction_id=pl.format("{}#{}", "message_id", "nth"),
-        user_id=pl.coalesce(reaction("user_id"), "user_id") if "user_id" in names else pl.col("user_id"),
-        signal=reaction(signal),
-        value=reaction("value").fill_null(1) if "value" in names else pl.lit(1, pl.Int8),
-        reacted_at=reaction(reacted_at) if reacted_at else pl.lit(None, pl.String),
-    )
 
 
 def _source_of(target: str, layout: MessagesLayout, found: Mapping[str, object]) -> str | None:

@@ -56,7 +56,7 @@ def audit_signals(
     labelled = with_condemned(replies, user_table(replies, _judged(config))[1])
     user_days = _user_days(labelled, config)
     honest = user_days.filter(~pl.col("adversarial")).group_by("user_id", maintain_order=True)
-    users = honest.agg(pl.col("offered").sum(), *(pl.col(signal).sum() for signal in config.signals))
+    users = honest.agg(pl.col(name).sum() for signal in config.signals for name in (signal, offered(signal)))
     use_cases = _use_cases(labelled, config)
     returns = _Returns(user_days, config)
     positives = {signal: int(user_days[signal].sum()) for signal in config.signals}
@@ -66,8 +66,9 @@ def audit_signals(
         _signal_row(signal, users, use_cases, returns, followed, config) | {"scripted": scripted.get(signal, 0)}
         for signal in config.signals
     ]
-    days = user_days.group_by("day").agg(pl.col("offered", *config.signals).sum()).sort("day")
-    cases = use_cases.select("use_case", "replies", "offered", *config.signals).sort("use_case")
+    counts = [*config.signals, *map(offered, config.signals)]
+    days = user_days.group_by("day").agg(pl.col(counts).sum()).sort("day")
+    cases = use_cases.select("use_case", "replies", *counts).sort("use_case")
     return Audit(pl.DataFrame(rows, infer_schema_length=None), cases, days)
 
 
@@ -94,19 +95,27 @@ def _set(signal: str) -> pl.Expr:
     return (pl.col(label_column(signal)) == 1).fill_null(False)
 
 
+def offered(signal: str) -> str:
+    """Name of the column that counts the replies whose label of this signal is known."""
+    return f"offered_{signal}"
+
+
+def _offered(config: AuditConfig) -> dict[str, pl.Expr]:
+    return {offered(signal): pl.col(label_column(signal)).is_not_null().sum() for signal in config.signals}
+
+
 def _user_days(labelled: pl.LazyFrame, config: AuditConfig) -> pl.DataFrame:
-    offered = pl.col(label_column(config.signals[0])).is_not_null()
     days = labelled.group_by("user_id", pl.col("created_at").dt.date().alias("day")).agg(
         pl.col("adversarial").first(),
         replies=pl.len(),
-        offered=offered.sum(),
+        **_offered(config),
         **{s: _set(s).sum() for s in config.signals},
     )
     return days.collect(engine="streaming").sort("user_id", "day")
 
 
 def _use_cases(labelled: pl.LazyFrame, config: AuditConfig) -> pl.DataFrame:
-    """Per use case: replies, offered ones, positives, and positives that carry an opposite signal or could."""
+    """Per use case: replies, offered ones by signal, positives, and positives that carry an opposite signal or could."""
 
     def opposite(signal: str) -> pl.Expr:
         against = [other for other in config.signals if config.polarity[other] * config.polarity[signal] < 0]
@@ -116,10 +125,13 @@ def _use_cases(labelled: pl.LazyFrame, config: AuditConfig) -> pl.DataFrame:
         labelled.group_by(pl.col("use_case").fill_null("unknown"))
         .agg(
             replies=pl.len(),
-            offered=pl.col(label_column(config.signals[0])).is_not_null().sum(),
+            **_offered(config),
             **{signal: _set(signal).sum() for signal in config.signals},
             **{f"opposed_{signal}": (_set(signal) & opposite(signal)).sum() for signal in config.signals},
-            **{f"opposable_{signal}": opposite(signal).sum() for signal in config.signals},
+            **{
+                f"opposable_{signal}": (opposite(signal) & pl.col(label_column(signal)).is_not_null()).sum()
+                for signal in config.signals
+            },
         )
         .collect(engine="streaming")
     )
@@ -188,8 +200,9 @@ def _signal_row(
     config: AuditConfig,
 ) -> dict[str, Any]:
     totals = use_cases.select(pl.exclude("use_case").sum()).row(0, named=True)
-    positives, polarity = totals[signal], config.polarity[signal]
-    rate = ratio(users[signal].to_numpy().astype(float), users["offered"].to_numpy().astype(float), config.confidence)
+    positives, shown, polarity = totals[signal], totals[offered(signal)], config.polarity[signal]
+    set_, given = (users[name].to_numpy().astype(float) for name in (signal, offered(signal)))
+    rate = ratio(set_, given, config.confidence)
     raw, controlled = returns.correlations(signal)
     opposed = proportion(totals[f"opposed_{signal}"], positives, config.confidence)
     agreeing = _agreement(followed.filter(pl.col(signal)), polarity, config.confidence)
@@ -198,16 +211,16 @@ def _signal_row(
         "signal": signal,
         "polarity": polarity,
         "replies": totals["replies"],
-        "offered": totals["offered"],
+        "offered": shown,
         "positives": positives,
         **_estimate("rate", rate),
-        "coverage_replies": totals["offered"] / totals["replies"] if totals["replies"] else None,
+        "coverage_replies": shown / totals["replies"] if totals["replies"] else None,
         "coverage_users": users.filter(pl.col(signal) > 0).height / users.height if users.height else None,
         "user_days": returns.rows.height,
         **_estimate("return_correlation", raw),
         **_estimate("return_correlation_controlled", controlled),
         **_estimate("purity", Estimate(1 - opposed.value, 1 - opposed.high, 1 - opposed.low)),
-        "opposed_usually": totals[f"opposable_{signal}"] / totals["offered"] if totals["offered"] else None,
+        "opposed_usually": totals[f"opposable_{signal}"] / shown if shown else None,
         **_estimate("next_message_agreement", agreeing),
         **_estimate("next_message_usual", usual),
         "adversarial_share": (positives - int(users[signal].sum())) / positives if positives else None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from rluf_assets.feedback.audit import CONTROLS, Audit
+from rluf_assets.feedback.audit import CONTROLS, Audit, offered
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -76,11 +76,12 @@ def volume(audit: Audit) -> go.Figure:
 def over_time(audit: Audit) -> go.Figure:
     """Daily rate of each signal over its mean rate; days without closed windows are left out."""
     figure = _figure("Over time", "rate of the day / rate of the period")
-    days = audit.by_day.filter(pl.col("offered") > 0, pl.col("day").is_not_null())
     for signal in audit.table["signal"]:
-        mean = days[signal].sum() / max(1, days["offered"].sum())
+        shown = offered(signal)
+        days = audit.by_day.filter(pl.col(shown) > 0, pl.col("day").is_not_null())
+        mean = days[signal].sum() / max(1, days[shown].sum())
         if mean:
-            relative = (days[signal] / days["offered"] / mean).to_list()
+            relative = (days[signal] / days[shown] / mean).to_list()
             figure.add_scatter(x=days["day"].to_list(), y=relative, mode="lines", name=signal)
     return figure
 
@@ -89,11 +90,11 @@ def by_use_case(audit: Audit) -> go.Figure:
     """Rate of each signal per use case over its mean rate."""
     figure = _figure("By use case", "rate of the use case / rate overall")
     cases, signals = audit.by_use_case, audit.table["signal"].to_list()
-    total = max(1, cases["offered"].sum())
-    rates = [
-        [s / max(1, n) / max(1e-12, cases[c].sum() / total) for s, n in cases.select(c, "offered").iter_rows()]
-        for c in signals
-    ]
+    rates = []
+    for signal in signals:
+        mean = cases[signal].sum() / max(1, cases[offered(signal)].sum())
+        rows = cases.select(signal, offered(signal)).iter_rows()
+        rates.append([positives / max(1, shown) / max(1e-12, mean) for positives, shown in rows])
     figure.add_heatmap(
         z=rates, x=cases["use_case"].to_list(), y=signals, colorscale="RdBu", zmid=1, texttemplate="%{z:.1f}"
     )

@@ -8,6 +8,7 @@ offered here (`reactions_shown` false), and their time is the call's, the latest
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,7 @@ def rows_of(lines: pl.LazyFrame, read: Callable[[Any], list[Row]], schema: dict[
             rows = read(record)
             found.append([{name: _scalar(row.get(name), texts_of[name]) for name in schema} for row in rows])
             if ledger is not None:
-                ledger.note(number, record, len(rows))
+                ledger.note(number, record, len(rows), text)
         return pl.Series("row", found, dtype=dtype, strict=False)
 
     numbered = lines.with_row_index("record").select(row=pl.struct("record", "line"))
@@ -116,6 +117,8 @@ def scored(name: str, value: float | str | None, layout: MessagesLayout, **facts
     A categorical score's text is the signal itself. A score in between the two bounds revokes both signals.
     """
     reaction_id = facts.pop("id")
+    if isinstance(value, float) and not math.isfinite(value):
+        value = None
     times = {"reacted_at": instant(facts.pop("at", None)), "updated_at": instant(facts.pop("updated", None))}
     rule = layout.scores.get(name)
     set_by_signal: dict[str, bool | None]

@@ -7,8 +7,11 @@ calls and their results) is left out. Shapes are those of the formats' own docum
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
+
+from rluf_assets.feedback.values import ROLE_NAMES
 
 Message = dict[str, str]
 
@@ -17,6 +20,8 @@ _ROLES = {
     "aimessagechunk": "assistant", "humanmessage": "user", "aimessage": "assistant", "systemmessage": "system",
     "system": "system", "developer": "system",
 }  # fmt: skip
+# A list of messages as JSON text.
+LISTED = r'^\s*\[\s*\{[\s\S]*"role"'
 # Where a call's inputs or outputs keep their messages or text, in the order tried.
 _WRAPPERS = (
     "messages", "choices", "generations", "message", "output", "answer", "response", "text", "input", "question",
@@ -64,6 +69,27 @@ def text_of(content: Any) -> str | None:
         texts = [text for part in content if (text := text_of(part))]
         return "".join(texts) if texts else None
     return None
+
+
+def listed_messages(text: str | None) -> list[dict[str, str | None]] | None:
+    """The messages of a text that is the JSON of a list of them, or None."""
+    if text is None or not re.match(LISTED, text):
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    if not all(isinstance(one, dict) and {"role", "content"} <= set(one) for one in found):
+        return None
+    return [{"role": ROLE_NAMES.get(str(one["role"]).strip().lower(), str(one["role"])),
+             "content": _plain_text(one["content"])} for one in found]  # fmt: skip
+
+
+def _plain_text(content: object) -> str | None:
+    """A message's text; of typed parts, listed or once more as JSON, the text parts."""
+    parts = parsed(content)
+    typed = isinstance(parts, list) and all(isinstance(one, dict) and "type" in one for one in parts)
+    return text_of(parts if typed else content)
 
 
 def instant(value: Any) -> str | None:

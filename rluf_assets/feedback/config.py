@@ -87,7 +87,7 @@ class MessagesLayout(_Config):
 class IngestConfig(_Config):
     """One raw table of one day: where the rows are, and in which format."""
 
-    version: ClassVar[str] = "5"
+    version: ClassVar[str] = "6"
     format: Format = "canonical"
     table: Literal["messages", "reactions"]
     source: str = Field(description="path, glob or URL; {day} stands for the partition's date")
@@ -177,7 +177,7 @@ class AdversarialConfig(_Config):
 class AuditConfig(_Config):
     """Stage 1: which signal deserves trust."""
 
-    version: ClassVar[str] = "5"
+    version: ClassVar[str] = "6"
     signals: tuple[str, ...] = SIGNALS
     polarity: dict[str, Polarity] = Field(POLARITY, description="what each signal claims to mean")
     return_days: int = Field(14, ge=1)
@@ -253,7 +253,7 @@ class PairsConfig(_Config):
 class PromptsConfig(SplitConfig):
     """Fixed prompts: `optimisation` from the training period, `evaluation` from users of the holdout period, one of each."""
 
-    version: ClassVar[str] = "6"
+    version: ClassVar[str] = "7"
     optimisation_prompts: int = Field(2000, ge=1)
     evaluation_prompts: int = Field(500, ge=1)
     min_share: dict[str, float] = Field({}, description="use case -> least share of each split")

@@ -165,10 +165,12 @@ def _ratings(record: Any) -> list[Row]:
 
 
 def _thumbs(rating: Any, *, id: Any, at: str | None, **facts: Any) -> list[Row]:
+    """None takes a rating back; one that cannot be read has no value."""
     value = _whole(rating)
+    unread = rating is not None and value is None
     return [
-        {**facts, "reaction_id": f"{id}#{signal}" if id else None, "signal": signal, "value": int(value == wanted),
-         "reacted_at": at, "source": "open_webui"}
+        {**facts, "reaction_id": f"{id}#{signal}" if id else None, "signal": signal,
+         "value": None if unread else int(value == wanted), "reacted_at": at, "source": "open_webui"}
         for signal, wanted in (("thumbs_up", 1), ("thumbs_down", -1))
     ]  # fmt: skip
 

@@ -107,10 +107,12 @@ def _call(record: dict[str, Any]) -> list[Row]:
     speaks = bool(messages) or reply is not None
     if name == _EVALUATION or not (speaks or _is_span(record)):
         return []
+    trace, span = _context(record, "trace_id", "traceId"), _context(record, "span_id", "spanId")
+    if not (trace or span or attributes.get("gen_ai.response.id")):
+        return []
     return [
         span_row(
-            messages, reply, speaks=speaks, trace_is_reply=False, trace=_context(record, "trace_id", "traceId"),
-            span=_context(record, "span_id", "spanId"), parent=_parent(record), name=name,
+            messages, reply, speaks=speaks, trace_is_reply=False, trace=trace, span=span, parent=_parent(record), name=name,
             reply_id=attributes.get("gen_ai.response.id"), conversation_id=_first(attributes, *_CONVERSATIONS),
             user_id=_first(attributes, *_USERS),
             policy_version=_first(attributes, "gen_ai.response.model", "gen_ai.request.model"),

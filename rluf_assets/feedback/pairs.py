@@ -5,7 +5,6 @@ The eval split is drawn by the conversation's first message, so that versions of
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +12,14 @@ from typing import Any
 import polars as pl
 
 from rluf_assets.errors import DataError
-from rluf_assets.feedback.chat_json import parsed, text_of
+from rluf_assets.feedback.chat_json import LISTED, listed_messages
 from rluf_assets.feedback.config import PairsConfig
 from rluf_assets.feedback.open_webui import sibling_pairs
 from rluf_assets.feedback.redaction import redact_column, redact_conversations
 from rluf_assets.feedback.sampling import stable_uniform
 from rluf_assets.feedback.schemas import MESSAGE, PROMPT, QUARANTINE
 from rluf_assets.feedback.sources import scan, scan_lines
-from rluf_assets.feedback.values import ROLE_NAMES, as_content, as_role
+from rluf_assets.feedback.values import as_content, as_role
 
 COLUMNS = ["pair_id", "prompt", "chosen", "rejected", "use_case"]
 DEFECTS = {
@@ -33,7 +32,6 @@ DEFECTS = {
     "overlong_text": "a reply is longer than `max_chars`",
     "duplicate_pair": "the same pair came before",
 }
-_LISTED = r'^\s*\[\s*\{[\s\S]*"role"'
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
@@ -126,10 +124,10 @@ def _as_messages(raw: pl.DataFrame, column: str, role: str, config: PairsConfig)
     dtype = raw.schema[column]
     if dtype == pl.String:
         texts = raw.select(as_content(pl.col(column), pl.String())).to_series()
-        if not texts.str.contains(_LISTED).any():
+        if not texts.str.contains(LISTED).any():
             return pl.concat_list(pl.struct(role=pl.lit(role), content=pl.lit(texts)).cast(MESSAGE))
         # The column holds texts and lists of messages, which are then JSON.
-        both = [_listed(text) or [{"role": role, "content": text}] for text in texts]
+        both = [listed_messages(text) or [{"role": role, "content": text}] for text in texts]
         return pl.lit(pl.Series(column, both, dtype=PROMPT))
     inner = dtype.inner if isinstance(dtype, pl.List) else None
     if not isinstance(inner, pl.Struct) or {field.name for field in inner.fields} < {"role", "content"}:
@@ -146,27 +144,6 @@ def _as_messages(raw: pl.DataFrame, column: str, role: str, config: PairsConfig)
         pl.struct("role", "content").cast(MESSAGE).alias(column)
     )
     return pl.lit(raw.select("source_row").join(made, on="source_row", how="left", maintain_order="left")[column])
-
-
-def _listed(text: str | None) -> list[dict[str, str | None]] | None:
-    """The messages of a text that is the JSON of a list of them, or None."""
-    if text is None or not re.match(_LISTED, text):
-        return None
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return None
-    if not all(isinstance(one, dict) and {"role", "content"} <= set(one) for one in found):
-        return None
-    return [{"role": ROLE_NAMES.get(str(one["role"]).strip().lower(), str(one["role"])),
-             "content": _plain(one["content"])} for one in found]  # fmt: skip
-
-
-def _plain(content: object) -> str | None:
-    """A message's text; of typed parts, listed or once more as JSON, the text parts."""
-    parts = parsed(content)
-    typed = isinstance(parts, list) and all(isinstance(one, dict) and "type" in one for one in parts)
-    return text_of(parts if typed else content)
 
 
 def _defect(config: PairsConfig) -> pl.Expr:

@@ -1,7 +1,8 @@
 """Fixed prompts from the logs: some to optimise on, later users' to evaluate on, with least shares per use case.
 
-Prompts are whole contexts of real replies, at most one per conversation, no two alike within or across the splits; those
-to evaluate on are of different users, so that a prompt is one person's and intervals over prompts are over users too.
+Prompts are contexts of real replies up to the user's last message, at most one per conversation, no two alike within or
+across the splits; those to evaluate on are of different users, so that a prompt is one person's and intervals over prompts
+are over users too.
 A prompt keeps its weight in traffic: the share of the split's replies that it stands for, with its user's others and those
 to the same words of others. Averages over prompts weighted by it are averages over replies, whatever the least shares.
 """
@@ -60,7 +61,7 @@ def build_prompts(replies: pl.LazyFrame, messages: pl.LazyFrame, config: Prompts
     asked = pl.col("stage") == HOLDOUT
     rows = pl.concat([rows.filter(~asked), _one_of_each(rows.filter(asked), "stage", "user_id")])
     rows = rows.with_columns(pl.min_horizontal("weight", _HEAVIEST * pl.col("weight").mean().over("stage")))
-    rows = ConversationPool(rows["conversation_id"], messages).contexts(rows, config.ctx_turns)
+    rows = _up_to_the_user(ConversationPool(rows["conversation_id"], messages).contexts(rows, config.ctx_turns))
     rows = _one_of_each(rows.with_columns(prompt_keys(rows["prompt"])), "stage", "prompt_key")
     # Of two equal prompts the optimisation split gives way.
     taken = rows.filter(asked)["prompt_key"]
@@ -76,6 +77,13 @@ def build_prompts(replies: pl.LazyFrame, messages: pl.LazyFrame, config: Prompts
     if absent:
         raise DataError(f"evaluation prompts: no prompt for {absent}; found {counts.rows()}. Widen holdout_days.")
     return found.sort("split", "prompt_id").select(COLUMNS)
+
+
+def _up_to_the_user(rows: pl.DataFrame) -> pl.DataFrame:
+    """Prompts that end with the user's last message: the earlier part of a reply is no question."""
+    is_user = pl.element().struct.field("role") == "user"
+    after = pl.col("prompt").list.reverse().list.eval(is_user).list.arg_max().fill_null(0)
+    return rows.with_columns(prompt=pl.col("prompt").list.head(pl.col("prompt").list.len() - after))
 
 
 def _prompt_id() -> pl.Expr:

@@ -58,9 +58,9 @@ def _langfuse_spans(record: Any) -> list[Row]:
                 for row in _langfuse_spans({"traceId": trace.get("id"), **one})]  # fmt: skip
         return [*_trace(trace), *rows]
     get = _either(record)
-    if _is_score(get):
+    if _is_score(record):
         return []
-    return _observation(record) if get("trace_id", "traceId") and get("id") else _trace(record)
+    return _observation(record) if get("trace_id", "traceId") else _trace(record)
 
 
 def _trace(record: dict[str, Any]) -> list[Row]:
@@ -106,7 +106,7 @@ def _langfuse_scores(record: Any, layout: MessagesLayout) -> list[Row]:
         inside = [{"traceId": named, **one} for one in inner if isinstance(one, dict)]
         return [row for one in inside for row in _langfuse_scores(one, layout)]
     get = _either(record)
-    if not _is_score(get):
+    if not _is_score(record):
         return []
     source = str(get("source") or "API").upper()
     trace_id, observation = get("trace_id", "traceId"), get("observation_id", "observationId")
@@ -124,16 +124,19 @@ def _langfuse_scores(record: Any, layout: MessagesLayout) -> list[Row]:
     )  # fmt: skip
 
 
-def _is_score(get: Any) -> bool:
-    """Whether a record is a score: it has a name and a value, and no start."""
-    value = get("value", "string_value", "stringValue", "data_type", "dataType")
-    return get("name") is not None and value is not None and get("start_time", "startTime") is None
+def _is_score(record: dict[str, Any]) -> bool:
+    """Whether a record is a score: it has a name and a place for a value, or a comment, and no start."""
+    places = ("value", "string_value", "stringValue", "data_type", "dataType", "comment")
+    get = _either(record)
+    return get("name") is not None and any(one in record for one in places) and get("start_time", "startTime") is None
 
 
 def _run(record: Any) -> list[Row]:
     if not isinstance(record, dict) or not (record.get("run_type") or "inputs" in record or "outputs" in record):
         return []
     metadata = _metadata(_metadata(record.get("extra")).get("metadata")) or _metadata(record.get("metadata"))
+    if not (record.get("id") or record.get("trace_id")):
+        return []
     parent = _parent_run(record)
     thread = next((metadata[key] for key in ("session_id", "thread_id", "conversation_id") if metadata.get(key)), None)
     return [

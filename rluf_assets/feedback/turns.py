@@ -93,8 +93,8 @@ def _name_trace(turns: list[Turn], trace: str, is_reply: bool) -> None:
 def _merged(spans: list[Span]) -> list[Span]:
     """One span per id: instrumentations may log one call on its span and as an event."""
     by_id: dict[str, Span] = {}
-    for number, span in enumerate(spans):
-        key = span["span"] or span["reply_id"] or f"#{number}"
+    for number, span in enumerate(sorted(spans, key=in_time)):
+        key = span["span"] or span["reply_id"] or f"{span['trace'] or ''}#{number}"
         one = by_id.setdefault(key, {**span, "span": key})
         for name, value in span.items():
             if one[name] in (None, [], ""):

@@ -1,18 +1,15 @@
 """Labelled replies and preference pairs as frames that training can trust.
 
-Reads TRL's conversational formats (Parquet or JSON lines; plain strings too), brings them to one form, sets aside the rows
+Reads TRL's conversational formats (Parquet, JSON or CSV; plain strings too), brings them to one form, sets aside the rows
 that would spoil a model silently (no label, an empty reply, a reply that is a user's), and refuses what is no matter of
 single rows: empty files, one class only, missing columns, too many rows lost.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +18,10 @@ import polars as pl
 
 from rluf_assets.chat import Message
 from rluf_assets.errors import DataError
+from rluf_assets.feedback.sources import open_source, structural_errors
+from rluf_assets.feedback.values import ROLE_NAMES, as_float, as_time
 from rluf_assets.rewards.config import RewardConfig
-from rluf_assets.rewards.messages import ROLES, Unread, messages_of
+from rluf_assets.rewards.messages import Unread, messages_of
 from rluf_assets.rewards.set_aside import DEFECT, ROW, SetAside
 
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
@@ -30,34 +29,34 @@ PROMPT = pl.List(MESSAGE)
 TEXTS = ("prompt", "completion", "chosen", "rejected")
 GROUPS = ("user_id", "conversation_id")
 LABELLED = ("prompt", "completion", "label")
+# Columns of numbers, which a CSV holds as text.
+NUMBERS = ("label", "sample_weight", "margin", "inclusion_probability")
 PAIRED = ("prompt", "chosen", "rejected")
 
 
 def read_table(path: str | Path) -> pl.DataFrame:
-    """A Parquet, JSON-lines (plain or gzip) file as a frame. Raises DataError if it cannot be read or has no rows."""
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such file. Give the path of a Parquet or JSON-lines file.")
-    try:
-        frame = pl.read_parquet(path) if path.suffix == ".parquet" else _read_json_lines(path)
-    except (pl.exceptions.PolarsError, OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: expected Parquet or JSON lines, found {str(error).splitlines()[0]!r}.") from error
-    if frame.is_empty():
-        raise DataError(f"{path}: the file has no rows; a reward model needs some.")
-    return frame
+    """The rows of Parquet, JSON or CSV files, read as logs are (`feedback.sources`). Raises DataError if there are none.
 
-
-def _read_json_lines(path: Path) -> pl.DataFrame:
-    """Rows of JSON objects; texts of any form brought to one, other columns as Polars types them.
-
-    Polars alone would write a list of parts that stands among plain texts as its JSON, and that would be learned from.
+    Texts of JSON come in one form, whatever each row's is; other columns as Polars types them, and those of a CSV as
+    numbers where we need numbers.
     """
-    opened = partial(gzip.open, path, "rt") if path.suffix == ".gz" else path.open
-    with opened(encoding="utf-8-sig", newline="\n") as stream:
-        records = [json.loads(line) for line in stream if line.strip()]
-    for record in records:
-        if not isinstance(record, dict):
-            raise DataError(f"{path}: expected an object on each line, found a {type(record).__name__}.")
+    opened = open_source(str(path))
+    if not opened.records:
+        raise DataError(f"{path}: the file has no rows; a reward model needs some.")
+    if opened.kind == "json":
+        return _of_records(list(opened.values()))
+    with structural_errors(opened.source):
+        frame = opened.frame().collect()
+        if opened.kind == "csv":
+            numbers = {name: as_float(pl.col(name), pl.String()) for name in NUMBERS if name in frame.columns}
+            frame = frame.with_columns(read.alias(name) for name, read in numbers.items() if read is not None)
+        return frame
+
+
+def _of_records(records: list[dict[str, Any]]) -> pl.DataFrame:
+    """Rows of JSON objects. Polars alone would write a list of parts that stands among plain texts as its JSON, and that
+    would be learned from.
+    """
     texts = [name for name in TEXTS if any(name in record for record in records)]
     plain = [{key: value for key, value in record.items() if key not in texts} for record in records]
     rest = pl.DataFrame(plain, infer_schema_length=None, strict=False) if any(plain) else pl.DataFrame()
@@ -202,16 +201,11 @@ def grouped_by(frame: pl.DataFrame) -> dict[str, int]:
 
 
 def times_of(frame: pl.DataFrame) -> pl.Series | None:
-    """Column `created_at` as UTC times (null where it is none), or None without such a column."""
+    """Column `created_at` as UTC times in any spelling, epochs too (null where it is none), or None without such a column."""
     if "created_at" not in frame.columns:
         return None
-    times = frame["created_at"]
-    if times.dtype == pl.String:
-        return times.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
-    if not isinstance(times.dtype, pl.Datetime):
-        return None
-    times = times.cast(pl.Datetime("us", times.dtype.time_zone))
-    return times.dt.replace_time_zone("UTC") if times.dtype.time_zone is None else times.dt.convert_time_zone("UTC")
+    times = as_time(pl.col("created_at"), frame.schema["created_at"])
+    return None if times is None else frame.select(times).to_series()
 
 
 def new_and_replayed(frame: pl.DataFrame, seen_until: str | None, replay_share: float, seed: int) -> pl.DataFrame:
@@ -303,11 +297,15 @@ def _texts(
         if frame.schema[column] != pl.String:
             frame = aside.drop(frame, (pl.col(column).list.len() > 1).fill_null(False), "not_one_message")
             first = pl.col(column).list.first()
-            role = first.struct.field("role").str.to_lowercase().replace(ROLES)
+            role = first.struct.field("role").str.to_lowercase().replace(ROLE_NAMES)
             wrong = first.struct.field("content").is_not_null() & role.ne_missing(pl.lit("assistant"))
             frame = aside.drop(frame, wrong, "wrong_role")
             frame = frame.with_columns(pl.col(column).list.first().struct.field("content").alias(column))
-    return frame
+    said = (
+        pl.col("prompt").list.eval(pl.element().struct.field("content").str.contains("\ufffd", literal=True)).list.any()
+    )
+    damaged = [said, *(pl.col(column).str.contains("\ufffd", literal=True) for column in replies)]
+    return aside.drop(frame, pl.any_horizontal(one.fill_null(False) for one in damaged), "invalid_text")
 
 
 def _with_prompt(frame: pl.DataFrame, aside: SetAside) -> pl.DataFrame:
@@ -315,14 +313,14 @@ def _with_prompt(frame: pl.DataFrame, aside: SetAside) -> pl.DataFrame:
         message = pl.struct(role=pl.lit("user"), content="prompt")
         prompt = pl.when(pl.col("prompt").is_not_null()).then(pl.concat_list(message))
         frame = frame.with_columns(prompt=prompt.cast(PROMPT))
-    role = pl.element().struct.field("role").str.to_lowercase().replace(ROLES)
+    role = pl.element().struct.field("role").str.to_lowercase().replace(ROLE_NAMES)
     frame = frame.with_columns(
         pl.col("prompt").list.eval(pl.struct(role.alias("role"), pl.element().struct.field("content"))).cast(PROMPT)
     )
     no_text = pl.element().struct.field("content").is_null() | pl.element().struct.field("role").is_null()
     empty = (pl.col("prompt").list.len() == 0) | pl.col("prompt").list.eval(no_text).list.any()
     frame = aside.drop(frame, empty, "empty_prompt")
-    unknown = ~pl.element().struct.field("role").is_in(sorted(set(ROLES.values())))
+    unknown = ~pl.element().struct.field("role").is_in(sorted(set(ROLE_NAMES.values())))
     return aside.drop(frame, pl.col("prompt").list.eval(unknown).list.any(), "wrong_role")
 
 

@@ -1,6 +1,6 @@
 """Reward models for people with files and no Dagster: what `rluf train-reward` and `rluf score` do.
 
-Files are Parquet or JSON lines in TRL's conversational formats. Outputs appear whole or not at all.
+Files are Parquet, JSON or CSV in TRL's conversational formats, read as logs are. Outputs appear whole or not at all.
 """
 
 from __future__ import annotations

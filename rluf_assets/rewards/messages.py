@@ -11,13 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rluf_assets.chat import Message
+from rluf_assets.feedback.values import ROLE_NAMES
 from rluf_assets.rewards.set_aside import REASONS
 
-ROLES = {
-    "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
-    "model": "assistant", "bot": "assistant", "ai": "assistant", "gpt": "assistant", "chatbot": "assistant",
-    "tool": "tool", "function": "tool",
-}  # fmt: skip
 TEXT_PARTS = ("text", "input_text", "output_text")
 OTHER_PARTS = (
     "image", "image_url", "input_image", "audio", "input_audio", "video", "video_url", "file", "input_file", "document",
@@ -54,7 +50,7 @@ def messages_of(value: Any, role: str) -> list[Message] | None:
 def _message(message: Mapping[str, Any]) -> Message:
     if not {"role", "content"} <= message.keys():
         raise Unread("not_messages")
-    role = ROLES.get(str(message["role"]).strip().lower())
+    role = ROLE_NAMES.get(str(message["role"]).strip().lower())
     if role is None:
         raise Unread("wrong_role" if message["role"] is not None else "empty_prompt")
     return Message(role=role, content=_text(message["content"]))  # type: ignore[typeddict-item]  # null: named later
@@ -96,7 +92,7 @@ def _decoded(value: Any) -> Any:
 
 
 def _is_message(item: Any) -> bool:
-    return isinstance(item, dict) and "content" in item and str(item.get("role")).lower() in ROLES
+    return isinstance(item, dict) and "content" in item and str(item.get("role")).lower() in ROLE_NAMES
 
 
 def _is_part(item: Any) -> bool:

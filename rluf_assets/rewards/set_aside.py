@@ -29,6 +29,7 @@ REASONS = {
     "parts_other_than_text": "a message has parts other than text",
     "not_messages": "prompt or reply is neither text nor messages {role, content}",
     "wrong_role": "the reply is not the assistant's, or a message's role is unknown",
+    "invalid_text": "a text has U+FFFD: bytes that were no text, here or in the system that logged it",
     "not_one_message": "the reply is not exactly one message",
     "empty_reply": "empty completion, chosen or rejected",
     "no_label": "label is NaN or null",

@@ -56,6 +56,7 @@ def test_each_fault_fails_its_own_check_and_names_the_day(day_row: pl.DataFrame)
         "no_null_ids": {"null_id_rate": 0.01},
         "no_duplicate_replies": {"duplicate_reply_rate": 0.01},
         "few_reactions_quarantined": {"reactions_quarantined_share": 0.2},
+        "few_reactions_undated": {"reactions_undated_share": 0.03},
         "has_replies": {"replies": 0},
         "labels_in_time": {"label_lag_h_p95": 30.0},
         "turns_plausible": {"turns_mean": 70.0},

@@ -61,8 +61,22 @@ def table() -> dict[str, dict]:
     page = report(audit)
     assert "https://" not in page.split("</script>")[-1] and "<script src" not in page
     assert conclusion(audit) in page.replace("&#x27;", "'")
-    assert audit.by_day["offered"].sum() == replies.height == audit.by_use_case["replies"].sum()
+    assert audit.by_day["offered_up"].sum() == replies.height == audit.by_use_case["replies"].sum()
     return {row["signal"]: row for row in audit.table.to_dicts()}
+
+
+def test_each_signal_is_counted_over_the_replies_whose_label_of_it_is_known(table: dict[str, dict]) -> None:
+    """Half of the labels of one signal are not known: its rate stays, and no other signal's figures change."""
+    replies, messages = _world()
+    known = pl.int_range(pl.len()) % 2 == 0
+    half = replies.with_columns(pl.when(known).then(label_column("up")).alias(label_column("up")))
+    audit = audit_signals(half.lazy(), messages.lazy(), AuditConfig(signals=SIGNALS, polarity=POLARITY), seed=0)
+    found = {row["signal"]: row for row in audit.table.to_dicts()}
+    kept = half[label_column("up")].drop_nulls()
+    assert found["up"]["offered"] == kept.len() and found["up"]["positives"] == kept.sum()
+    assert audit.by_use_case["offered_up"].sum() == kept.len() == audit.by_day["offered_up"].sum()
+    for name in ("offered", "positives", "coverage_replies"):
+        assert found["click"][name] == table["click"][name]
 
 
 def test_verdicts_follow_what_is_true_of_the_world(table: dict[str, dict]) -> None:

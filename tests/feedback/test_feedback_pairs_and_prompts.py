@@ -217,3 +217,18 @@ def test_allocation_adds_up_and_keeps_the_least_shares(
     assert n <= sum(quotas.values()) <= n + slack if set(floors) == set(counts) else sum(quotas.values()) == n
     assert all(quotas[name] >= share * n - 1 for name, share in floors.items())
     assert set(quotas) == set(counts)
+
+
+def test_a_prompt_ends_with_what_the_user_said() -> None:
+    """Every reply in two parts: the later part's context holds the first one, a fixed prompt does not."""
+    messages, reactions = clean_logs(days=6, users_per_day=20, seed=2)
+    later = messages.filter(pl.col("role") == "assistant").with_columns(
+        message_id=pl.col("message_id") + "2", created_at=pl.col("created_at").dt.offset_by("1s")
+    )
+    log = validated(pl.concat([messages, later]), reactions)
+    assert log.replies.height == 2 * later.height
+    config = PromptsConfig(optimisation_prompts=40, evaluation_prompts=10, holdout_days=2)
+    found = build_prompts(log.replies.lazy(), log.messages.lazy(), config, seed=0)
+    assert found["prompt_id"].str.ends_with("2").any()
+    assert {prompt[-1]["role"] for prompt in found["prompt"]} == {"user"}
+    assert all(prompt[0]["role"] == "user" for prompt in found["prompt"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+
 import polars as pl
 import pytest
 
@@ -104,6 +107,48 @@ def test_unreadable_files_are_named(tmp_path, content, suffix):
     path.write_bytes(content)
     with pytest.raises(DataError, match="rows"):
         data.read_table(path)
+
+
+ROWS = [
+    {"prompt": f"Q {i} Ω", "completion": f"A {i} \u2028 😀", "label": i % 2, "user_id": f"00{i}",
+     "created_at": 1_767_225_600 + i}
+    for i in range(4)
+]  # fmt: skip
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+WRITTEN = {
+    "plain.jsonl": LINES.encode(), "bom.jsonl": b"\xef\xbb\xbf" + LINES.replace("\n", "\r\n").encode(),
+    "wide.jsonl": LINES.encode("utf-16"), "packed.jsonl.gz": gzip.compress(LINES.encode()),
+    "array.json": json.dumps(ROWS, indent=1).encode(), "page.json": json.dumps({"data": ROWS, "total": 4}).encode(),
+    "rows.csv": pl.DataFrame(ROWS).write_csv().encode(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_rows_are_read_however_they_are_written(tmp_path, name):
+    (tmp_path / name).write_bytes(WRITTEN[name])
+    rows = data.labelled_rows(data.read_table(tmp_path / name), "train", small_config())
+    assert [prompt[0]["content"] for prompt in rows["prompt"]] == [row["prompt"] for row in ROWS]
+    assert rows["completion"].to_list() == [row["completion"] for row in ROWS]
+    assert rows["label"].to_list() == [0, 1, 0, 1] and rows["user_id"].to_list() == ["000", "001", "002", "003"]
+    assert data.times_of(rows).dt.epoch("s").to_list() == [row["created_at"] for row in ROWS]
+
+
+@pytest.mark.parametrize("unit", [1, 1000, 1_000_000, 0.5])
+def test_epochs_in_any_unit_and_texts_are_times(unit):
+    at = [1_767_225_600 + 3600 * i for i in range(3)]
+    numbers = pl.DataFrame({"created_at": at if unit == 0.5 else [one * unit for one in at]})
+    texts = pl.DataFrame({"created_at": [f"2026-01-01 0{i}:00:00+00" for i in range(3)]})
+    assert data.times_of(numbers).equals(data.times_of(texts))
+
+
+def test_what_was_no_text_costs_its_row():
+    first = pl.col("completion").list.first().struct.field("content")
+    frame = labelled_frame(100).with_columns(
+        completion=pl.when(pl.int_range(pl.len()) == 3).then(pl.lit("caf\ufffd")).otherwise(first)
+    )
+    aside = data.new_aside(frame, "train", small_config())
+    assert len(data.labelled_rows(frame, "train", small_config(), aside)) == 99
+    assert aside.rows == {3: "invalid_text"}
 
 
 def test_validation_keeps_users_whole_and_stays_put_when_rows_are_added():
