@@ -12,6 +12,7 @@ import dagster as dg
 import polars as pl
 
 from rluf_assets.lake import Artifact, Lake
+from rluf_assets.retention import undated_rows_removed
 
 RAW = ("raw_messages", "raw_reactions")
 NAME = "records_accounted_for"
@@ -28,8 +29,11 @@ class Account:
     wrong: tuple[str, ...]
 
 
-def account(days: Mapping[str, Artifact], table: str) -> Account:
-    """Hold the days of a raw table against the records that their sources had."""
+def account(days: Mapping[str, Artifact], table: str, removed: Mapping[str, int] | None = None) -> Account:
+    """Hold the days of a raw table against the records that their sources had.
+
+    `removed`: source -> rows without a time that stood in days which were removed since (`retention`).
+    """
     wrong, records = [], 0
     sources: dict[str, list[str]] = {}  # by the files' content
     logs: dict[str, list[str]] = {}  # by the files' name: a log that grows has other content every day
@@ -47,9 +51,9 @@ def account(days: Mapping[str, Artifact], table: str) -> Account:
         if "{day}" not in spec["config"]["source"] and spec["config"].get("day"):
             sources.setdefault(spec["inputs"].get("files", {}).get("content_hash", day), []).append(day)
             logs.setdefault(spec["config"]["source"], []).append(day)
-    for same in logs.values():
+    for source, same in logs.items():
         undated = max(days[day].metrics["undated"] for day in same)
-        held = sum(days[day].metrics["no_time"] for day in same)
+        held = sum(days[day].metrics["no_time"] for day in same) + (removed or {}).get(source, 0)
         if undated > held:
             wrong.append(f"{undated - held} rows of {same[0]} to {same[-1]} have no time and stand in no day: materialise "
                          "the first day")  # fmt: skip
@@ -74,7 +78,8 @@ def _check(asset: str) -> dg.AssetChecksDefinition:
     @dg.multi_asset_check(name=f"{asset}_checks", specs=[spec], required_resource_keys={"lake"})
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         lake: Lake = context.op_execution_context.resources.lake.lake
-        found = account({day: lake.current(asset, day) for day in lake.partitions(asset)}, asset.removeprefix("raw_"))
+        days = {day: lake.current(asset, day) for day in lake.partitions(asset)}
+        found = account(days, asset.removeprefix("raw_"), undated_rows_removed(lake, asset))
         observed = "; ".join(found.wrong[:_SHOWN]) or f"{found.records} records in {found.days} days add up"
         yield dg.AssetCheckResult(
             asset_key=dg.AssetKey(asset), check_name=NAME, passed=not found.wrong, description=observed,

@@ -84,16 +84,24 @@ class StageRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
         return self._launch(context, [self.spec(*self._place(context), work)])[0]
 
     def run_days(
-        self, context: dg.AssetExecutionContext, works: Mapping[str, Work]
+        self,
+        context: dg.AssetExecutionContext,
+        works: Mapping[str, Work],
+        *,
+        kept: Mapping[str, Artifact] | None = None,
     ) -> Iterator[dg.MaterializeResult[Any]]:
-        """Do the work of a range of days in one run; every day gets its own artifact, metadata and data version."""
+        """Do the work of a range of days in one run; every day gets its own artifact, metadata and data version.
+
+        `kept`: days of the range that stay as they are in force.
+        """
         asset = context.asset_key.to_user_string()
         specs = [self.spec(asset, day, work) for day, work in works.items()]
-        results = self._launch(context, specs)
+        results = self._launch(context, specs) if specs else []
         for day, result in zip(works, results, strict=True):
             self._finish(asset, day, result)
             context.add_asset_metadata(describe(result, self.pages_url), partition_key=day)
-        hashes = {day: result.artifact.content_hash for day, result in zip(works, results, strict=True)}
+        made = zip(works, (result.artifact for result in results), strict=True)
+        hashes = {day: artifact.content_hash for day, artifact in sorted([*(kept or {}).items(), *made])}
         if len(hashes) == 1:
             yield dg.MaterializeResult(data_version=dg.DataVersion(*hashes.values()))
             return

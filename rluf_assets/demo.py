@@ -34,7 +34,7 @@ from resources.profiles import CANDIDATES_FILE, SETTINGS_FILE, load_profile, pac
 from rluf_assets.alive import end_dead_runs
 from rluf_assets.errors import ConfigError, JobFailed
 from rluf_assets.growing import one_more_day, set_days
-from rluf_assets.lake import read_json, write_json
+from rluf_assets.lake import Lake, read_json, write_json
 from rluf_assets.materialise import Outcome, Unit, quiet_environment, run_units
 from rluf_assets.summary import print_table, write_summary
 
@@ -105,6 +105,10 @@ def run(home: Path, *, console: Console | None = None) -> Path:
         failures = [message for outcome in outcomes.values() for message in (*outcome.errors, *outcome.failed_checks)]
         if failures:
             raise JobFailed("the run stopped:\n" + "\n".join(failures))
+        from rluf_assets.partitions import retain
+
+        if told := retain(Lake(str(home.resolve() / "lake"))):
+            console.print(escape(told))
         summary = write_summary(home)
     figures = read_json(str(summary))
     figures |= {"wall_s": round(time.monotonic() - started, 1), "peak_memory_gb": round(memory.peak_gb, 2)}

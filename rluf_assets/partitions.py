@@ -13,7 +13,9 @@ from pathlib import Path
 import dagster as dg
 
 from resources.profiles import Profile, load_candidates, load_profile
+from rluf_assets.lake import Lake
 from rluf_assets.materialise import Unit
+from rluf_assets.retention import carry_out, horizon_of, plan_removal
 from rluf_assets.workbench import REWARDS
 
 DEFAULT_HOME = "rluf-demo"
@@ -37,6 +39,12 @@ OBJECTIVES = dg.StaticPartitionsDefinition(list(EXPERT_OBJECTIVES))
 CANDIDATES = dg.DynamicPartitionsDefinition(name="candidate")
 
 
+def kept_days(lake: Lake) -> list[str]:
+    """The days of this home whose raw rows were not removed (`retention.raw_days`)."""
+    raw_from = horizon_of(lake).raw_from
+    return [day for day in DAYS.get_partition_keys() if day >= raw_from]
+
+
 def candidate_names() -> list[str]:
     """Every candidate of `candidates.yaml`, in its order."""
     return list(load_candidates(home()))
@@ -51,8 +59,8 @@ def register_candidates(instance: dg.DagsterInstance) -> None:
 
 
 def all_units() -> list[Unit]:
-    """Every run that a full materialisation of the graph takes, in a sensible order for reading."""
-    days = DAYS.get_partition_keys()
+    """Every run that a full materialisation of the graph takes, in a sensible order for reading; of days that are kept."""
+    days = kept_days(Lake(str(home() / "lake")))
     # Optimisation apart from evaluation, longest first: two workers then end at about the same time.
     names = sorted(candidate_names(), key=lambda name: load_candidates(home())[name].get("optimiser") == "none")
     return [
@@ -69,3 +77,12 @@ def all_units() -> list[Unit]:
         Unit(("offline_online_backtest",)),
         Unit(("reward_hacking_audit", "ab_test_readout", "release_report", "released_policy")),
     ]
+
+
+def retain(lake: Lake, *, dry_run: bool = False) -> str | None:
+    """Remove what `retention` asks to remove (`dry_run`: nothing); what that is, in a line, or None."""
+    days, settings = DAYS.get_partition_keys(), profile().retention
+    removal = plan_removal(lake, settings, days, profile().validated_replies.window_days)
+    if removal is not None and not dry_run:
+        carry_out(lake, removal, settings)
+    return None if removal is None else str(removal)

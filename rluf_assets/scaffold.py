@@ -28,6 +28,7 @@ production:
     safety: pairs/safety.jsonl
   # past_launches: launches      # folder with launches.parquet and texts.parquet; without it the logs' own arms serve
   # ab_exposures: ab/{candidate} # folder with exposures.parquet of the candidate's arm, once candidates have been live
+# retention: {raw_days: 90}    # raw logs older than this are removed from the lake; labels made of them stay
 signal_set:
   signal: love
   holdout_days: 14

@@ -24,6 +24,7 @@ from rluf_assets.demo import WORKERS, load_code_location, make_folders, require_
 from rluf_assets.errors import ConfigError, JobFailed
 from rluf_assets.lake import Lake, write_json
 from rluf_assets.materialise import Outcome, Unit, quiet_environment, run_units
+from rluf_assets.retention import horizon_of
 
 MEMORY = "automation.json"
 RAW = ("raw_messages", "raw_reactions")
@@ -55,12 +56,13 @@ def update(home: Path, *, day: str | None = None, console: Console | None = None
     quiet_environment()
     console = console or Console(width=120)
     defs = load_code_location(home)
-    from rluf_assets.partitions import register_candidates
+    from rluf_assets.partitions import register_candidates, retain
 
     with dg.DagsterInstance.get() as instance:
         register_candidates(instance)
         end_dead_runs(instance)
-        done = follow(defs, instance, home, _arrived(Lake(str(home.resolve() / "lake")), day), console)
+        lake = Lake(str(home.resolve() / "lake"))
+        done = follow(defs, instance, home, _arrived(lake, day), console)
     if any(unit.assets == ("release_report",) and outcome.state == "done" for unit, outcome, _ in done.ran):
         from rluf_assets.summary import write_summary
 
@@ -70,6 +72,8 @@ def update(home: Path, *, day: str | None = None, console: Console | None = None
         console.print(f"[dim]not run[/]           {escape(', '.join(names))}: {escape(reason)}", highlight=False)
     if done.failures:
         raise JobFailed("the update stopped:\n" + "\n".join(done.failures))
+    if told := retain(lake):
+        console.print(escape(f"removed           {told}"), highlight=False)
     return done
 
 
@@ -126,18 +130,24 @@ def contents(lake: Lake, defs: dg.Definitions) -> Contents:
 
 
 def _arrived(lake: Lake, day: str | None) -> Unit:
-    from rluf_assets.partitions import DAYS
+    from rluf_assets.partitions import DAYS, kept_days
 
-    known = DAYS.get_partition_keys()
-    if not known:
+    known = kept_days(lake)
+    if not DAYS.get_partition_keys():
         raise ConfigError(f"{lake.root}: the logs' first day is not over yet. Come back tomorrow, or mend first_day.")
     if day is not None:
+        if day not in known and day in DAYS.get_partition_keys():
+            raise ConfigError(
+                f"day {day!r}: its raw rows were removed (retention.raw_days); the first day kept is {known[0]}."
+            )
         if day not in known:
             raise ConfigError(f"day {day!r}: not a day of this home, expected one from {known[0]} to {known[-1]}.")
         return Unit(RAW, day_range=(day, day))
     there = set.intersection(*(set(lake.partitions(asset)) for asset in RAW))
     missing = [key for key in known if key not in there]
-    return Unit(RAW, day_range=(min([*missing, *known[-LOOK_BACK_DAYS:]]), known[-1]))
+    labels_from = horizon_of(lake).labels_from  # what is never validated again need not be read again
+    recent = [key for key in known[-LOOK_BACK_DAYS:] if key >= labels_from]
+    return Unit(RAW, day_range=(min([*missing, *recent]), known[-1]))
 
 
 def _tick(defs: dg.Definitions, instance: dg.DagsterInstance, cursor: Any) -> tuple[dict[str, set[str | None]], Any]:

@@ -94,6 +94,15 @@ class LoggedSettings(_Frozen):
         return self.days if self.dated else 1
 
 
+class RetentionSettings(_Frozen):
+    """How long the lake keeps raw logs, as the source gave them; the source itself is not ours to change."""
+
+    raw_days: int | None = Field(
+        None, ge=1, description="raw days older than this before the newest one brought in are removed; null: none"
+    )
+    keep_labels: bool = Field(True, description="validated_replies of removed days (redacted) stay; false: they go too")
+
+
 class Profile(_Frozen):
     """All settings of one home folder."""
 
@@ -107,6 +116,7 @@ class Profile(_Frozen):
         PAGES_URL, description="where the lake's HTML pages are served: `rluf ui` does it if this is on loopback"
     )
     production: SimulatedSettings | LoggedSettings = Field(discriminator="kind")
+    retention: RetentionSettings = RetentionSettings()
     validated_replies: ContractConfig = ContractConfig()
     signal_audit: SignalAuditConfig = SignalAuditConfig()
     signal_set: SignalSetConfig = SignalSetConfig()

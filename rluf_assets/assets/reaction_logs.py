@@ -1,6 +1,5 @@
 """reaction_logs: the production's logs by day, as they came and as validated."""
 
-import math
 import warnings
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
@@ -11,16 +10,16 @@ import polars as pl
 
 from resources.stage import Work
 from rluf_assets.assets.common import OWNERS, Production, Result, StageRunner
-from rluf_assets.errors import ConfigError
+from rluf_assets.errors import ArtifactMissing, ConfigError
 from rluf_assets.lake import Artifact, Lake
 from rluf_assets.partitions import DAYS, profile
+from rluf_assets.retention import horizon_of
 
 # Dagster 1.13 marks backfill policies and Pipes readers beta; the notices would meet people at every command.
 for notice in (dg.BetaWarning, dg.PreviewWarning):
     warnings.filterwarnings("ignore", category=notice)
 
-# How many days beside its own a reply's attribution window reaches into, and a reaction back from.
-WINDOW_DAYS = max(1, math.ceil(profile().validated_replies.attribution_window_h / 24))
+WINDOW_DAYS = profile().validated_replies.window_days
 DAILY: dict[str, Any] = {
     "partitions_def": DAYS,
     "backfill_policy": dg.BackfillPolicy.single_run(),
@@ -57,9 +56,21 @@ def raw_reactions(context: dg.AssetExecutionContext, stage: StageRunner, product
 def validated_replies(context: dg.AssetExecutionContext, stage: StageRunner) -> Iterator[Result]:
     """One row per assistant reply: its label per signal, mature or pending; bad rows in the quarantine beside it."""
     config = profile().validated_replies
-    if config.time == "logged" and config.undated_reactions is None:
+    horizon = horizon_of(stage.lake)
+    if (
+        config.time == "logged" and config.undated_reactions is None and not horizon.raw_from
+    ):  # all days are still there
         _refuse_undated(stage.lake)
-    yield from stage.run_days(context, {day: _validation(stage, day) for day in context.partition_keys})
+    retired = [day for day in context.partition_keys if day < horizon.labels_from]
+    works = {day: _validation(stage, day) for day in context.partition_keys if day not in retired}
+    labelled = set(stage.lake.partitions("validated_replies"))
+    kept = {day: stage.lake.current("validated_replies", day) for day in retired if day in labelled}
+    if not works and not kept:
+        raise ArtifactMissing(
+            f"validated_replies of {', '.join(retired)}: the raw rows were removed (retention.raw_days), and no labels of them "
+            f"are kept. Ask for days from {horizon.labels_from} on."
+        )
+    yield from stage.run_days(context, works, kept=kept)
 
 
 def _validation(stage: StageRunner, day: str) -> Work:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import ClassVar, Literal, Self
@@ -155,6 +156,11 @@ class ContractConfig(_Config):
     @property
     def attribution_window(self) -> timedelta:
         return timedelta(hours=self.attribution_window_h)
+
+    @property
+    def window_days(self) -> int:
+        """How many days beside its own a reply's attribution window reaches into, and a reaction back from."""
+        return max(1, math.ceil(self.attribution_window_h / 24))
 
 
 class AdversarialConfig(_Config):

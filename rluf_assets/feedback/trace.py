@@ -47,6 +47,11 @@ def _raw(lake: Lake, message_id: str) -> list[Step]:
     days = [
         day for day in lake.partitions("raw_messages") if not _rows(lake, "raw_messages", day, message_id).is_empty()
     ]
+    if not days and any(
+        not _rows(lake, "validated_replies", day, message_id, "messages").is_empty()
+        for day in lake.partitions("validated_replies")
+    ):
+        return [Step("raw", "no longer kept", "its raw day was removed (retention.raw_days)")]
     if not days:
         span = lake.partitions("raw_messages")
         raise DataError(

@@ -25,15 +25,17 @@ def _message(conversation: str, one: str, user: str, content: str = "hello") -> 
     return {"conversation_id": conversation, "message_id": one, "user_id": user, "role": "user", "content": content}
 
 
-def _publish(lake: Lake, asset: str, tables: dict[str, list[dict[str, Any]]], **inputs: Artifact) -> Artifact:
-    folder = Path(lake.folder(asset, None, "f" * 16))
+def _publish(
+    lake: Lake, asset: str, tables: dict[str, list[dict[str, Any]]], partition: str | None = None, **inputs: Artifact
+) -> Artifact:
+    folder = Path(lake.folder(asset, partition, "f" * 16))
     folder.mkdir(parents=True)
     for name, rows in tables.items():
         pl.DataFrame(rows).write_parquet(folder / f"{name}.parquet")
     spec = {"inputs": {name: {"uri": one.uri} for name, one in inputs.items()}}
     counts = {name: len(rows) for name, rows in tables.items()}
     artifact = publish(str(folder), fingerprint="f" * 16, produced=Produced(rows=counts), spec=spec)
-    lake.set_current(asset, None, artifact)
+    lake.set_current(asset, partition, artifact)
     return artifact
 
 
@@ -157,6 +159,30 @@ def test_a_run_that_was_killed_anywhere_is_completed_by_the_next(tmp_path: Path)
         assert forget(lake, "12", home=home).rows == {}
         step += 1
     assert completed > 15
+
+
+def test_a_user_leaves_both_arms_of_an_experiment_and_its_readout_is_named(tmp_path: Path) -> None:
+    lake, users = Lake(str(tmp_path / "lake")), ("12", "123", "someone")
+    arms = {}
+    for arm in ("baseline", "moderate"):
+        shown = [{"user_id": user, "reply_id": f"r{n}", "love": n % 2} for user in users for n in range(3)]
+        tables = {
+            "exposures": [{"user_id": user, "arm": arm, "replies": 3} for user in users],
+            "exposed_replies": shown,
+        }
+        arms[arm] = _publish(lake, "ab_exposures", tables, arm)
+    logged = _publish(lake, "past_launches", {
+        "exposures": [{"user_id": user, "arm": arm, "replies": 3} for user in users for arm in arms],
+        "texts": [{"prompt_id": f"m{user}", "user_id": user, "completion": SECRET * (user == "12")} for user in users],
+    })  # fmt: skip
+    _publish(lake, "ab_test_readout", {"readout": [{"metric": "love_rate", "lift": 0.1}]}, logged=logged, **arms)
+    found = forget(lake, "12")
+    assert found.stale == [f"ab_test_readout/_/{'f' * 16}"] and sum(found.rows.values()) == 2 * (1 + 3) + 2 + 1
+    for arm in arms:
+        now = lake.current("ab_exposures", arm)
+        assert now.rows == {"exposures": 2, "exposed_replies": 6}
+        assert set(pl.read_parquet(now.path("exposed_replies.parquet"))["user_id"]) == {"123", "someone"}
+    assert lake.current("past_launches").rows == {"exposures": 4, "texts": 2} and _holding(tmp_path, SECRET) == []
 
 
 def test_many_users_go_in_one_pass_also_where_the_home_was_moved(tmp_path: Path) -> None:
