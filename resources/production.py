@@ -27,6 +27,11 @@ LAUNCH_TABLES = {
     "texts.parquet": ["policy", "prompt_id", "completion"],
 }
 EXPOSURE_TABLES = {"exposures.parquet": ["user_id", "arm", "replies"]}
+# What the users of an arm were shown: where it is known, P[signal] is audited on it.
+SHOWN_TABLES = {
+    "exposed_replies.parquet": ["user_id", "reply_id"],
+    "replies.parquet": ["reply_id", "prompt", "completion"],
+}
 
 
 class Production(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -136,7 +141,7 @@ class LoggedProduction(Production):
         if self.ab_exposures_folder is None:
             return None
         folder = _folder(self.ab_exposures_folder.replace("{candidate}", candidate))
-        return Work("adopt_tables", AdoptConfig(tables=EXPOSURE_TABLES), {"source": folder})
+        return Work("adopt_tables", AdoptConfig(tables=EXPOSURE_TABLES, optional=SHOWN_TABLES), {"source": folder})
 
 
 def _folder(uri: str) -> InputArtifact:

@@ -104,4 +104,6 @@ def _candidate(summary: Summary, name: str, key: str) -> str:
 def _backtest(summary: Summary) -> str:
     backtest = summary["offline_online"]
     low, high = backtest["ci"]
+    if low is None or high is None:
+        return "not measured"
     return f"{backtest['pearson_r']:.2f} ({low:.2f} to {high:.2f})"

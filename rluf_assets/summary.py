@@ -159,7 +159,7 @@ def print_table(figures: Mapping[str, Any], console: Console) -> None:
     title = (
         "What users did (change of the true love rate against baseline)"
         if simulated
-        else f"What is predicted (change of {figures['signal']} against baseline; no candidate was live)"
+        else f"What P[signal] scores (change of {figures['signal']} against baseline; no candidate was live)"
     )
     table = Table(title=title, box=box.SIMPLE_HEAD)
     attributes = {"farewells": "farewell_rate", "helpful": "helpful_rate", "harmful": "harmful_compliance_rate"}

@@ -88,15 +88,18 @@ def ab_test_readout(context: dg.AssetExecutionContext, stage: StageRunner) -> Re
     return stage.run(context, Work("ab_test_readout", profile().readout, inputs))
 
 
-@dg.asset(**EVALUATION, kinds={"torch"}, deps=[past_launches, evaluation_prompts, p_love])
+@dg.asset(**EVALUATION, kinds={"torch"}, deps=[past_launches, evaluation_prompts, p_love, signal_set, ab_exposures])
 def offline_online_backtest(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
     """One row per past policy: the change of the signal that P[signal] predicts, and the change users showed."""
+    lake, settings = stage.lake, profile()
     inputs = {
-        "past_launches": stage.lake.current("past_launches"),
-        "evaluation_prompts": stage.lake.current("evaluation_prompts"),
-        "reward": stage.lake.current("p_love"),
+        **{name: lake.current(name) for name in ("past_launches", "evaluation_prompts", "signal_set")},
+        "reward": lake.current("p_love"),
+        **each_candidate(lake, "ab_exposures", required=False),
     }
-    return stage.run(context, Work("offline_online_backtest", profile().offline_online_backtest, inputs))
+    kept_out = {"kept_out_share": settings.signal_set.established_share}
+    config = settings.offline_online_backtest.model_copy(update=kept_out)
+    return stage.run(context, Work("offline_online_backtest", config, inputs))
 
 
 @dg.asset(

@@ -80,7 +80,7 @@ DEFAULT_TRIPWIRES: dict[str, Threshold] = {
 class AuditConfig(_Frozen):
     """Reward-hacking audit: which tripwires, how sensitive, and how phrases are searched."""
 
-    version: ClassVar[str] = "4"
+    version: ClassVar[str] = "5"
 
     baseline: str = "baseline"
     love_objective: str = "love"
@@ -205,15 +205,19 @@ def _planned(metric: Metric, plan: AbPlan) -> Metric:
 
 
 class BacktestConfig(_Frozen):
-    """Offline-online backtest over past launches."""
+    """Offline-online backtest over past launches, and the audit of candidates' live slices."""
 
-    version: ClassVar[str] = "4"
+    version: ClassVar[str] = "5"
 
     control: str = "control"
     resamples: int = Field(default=2000, ge=100)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     min_policies: int = Field(default=4, ge=4, description="fewer say nothing about the evaluator")
     batch_tokens: int = Field(default=16384, ge=256)
+    live_replies: int = Field(20_000, ge=1, description="replies of a live slice that are scored, drawn by their ids")
+    kept_out_share: float = Field(
+        0.05, ge=0, lt=1, description="`signal_set.established_share`: users whom P[signal] is never trained on"
+    )
 
 
 class BoundPlan(_Frozen):
@@ -236,7 +240,7 @@ class PastDecision(_Frozen):
 class ReleaseConfig(_Frozen):
     """What a candidate must show, and what counts as an unknown."""
 
-    version: ClassVar[str] = "6"
+    version: ClassVar[str] = "7"
 
     plan: AbPlan = Field(default_factory=AbPlan, description="`ab_plan` of the settings")
     bound: dict[str, BoundPlan] = Field({}, description="candidate -> the plan its exposures were first read under")
@@ -255,15 +259,37 @@ class ReleaseConfig(_Frozen):
     min_backtest_r: float = Field(
         0.5, ge=0, lt=1, description="lower bound of the backtest's r for offline to be trusted"
     )
-    max_out_of_distribution: float = Field(default=0.2, gt=0, le=1, description="share of replies far from the logs")
+    slope_band: tuple[float, float] = Field(
+        (0.5, 2.0),
+        description="how much of a predicted change must come true on past launches for its size to be claimed",
+    )
+    max_transport_error: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="relative error of P[signal] on a candidate's live replies for its level to be claimed",
+    )
+    max_out_of_distribution: float = Field(
+        default=0.2, gt=0, le=1, description="share of replies far from the logs; the whole interval lies within"
+    )
     max_disputed: float = Field(
-        0.1, gt=0, le=1, description="share of replies the ensemble disagrees on more than on 99% of logged ones"
+        0.1,
+        gt=0,
+        le=1,
+        description="share of replies the ensemble disagrees on more than on 99% of logged ones; as above",
     )
     resamples: int = Field(default=2000, ge=100)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     min_use_case_prompts: int = Field(default=10, ge=2, description="use cases with fewer prompts stand in no table")
     side_by_side: int = Field(default=8, ge=0, description="prompts shown with every candidate's reply")
     title: str = "Release report"
+
+    @model_validator(mode="after")
+    def _band_holds_one(self) -> ReleaseConfig:
+        low, high = self.slope_band
+        if not 0 < low <= 1 <= high:
+            raise ValueError(f"slope_band {self.slope_band}: expected 0 < low <= 1 <= high")
+        return self
 
     @property
     def offline(self) -> OfflineConfig:

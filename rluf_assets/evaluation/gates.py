@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from rluf_assets.evaluation.claims import CLAIM_GATES
 from rluf_assets.evaluation.config import ReleaseConfig
 from rluf_assets.evaluation.decision import Figures, Gate, Kind, Result
 from rluf_assets.evaluation.offline import ALL, OfflineComparison
@@ -22,8 +23,8 @@ PLAN, SOUND, GOAL, AUDIT = "ab_plan", "ab_test_sound", "ab_goal", "hacking_audit
 GUARDRAIL = "guardrail_"
 
 
-def love_gate(candidate: str, offline: OfflineComparison, config: ReleaseConfig) -> Gate:
-    """Predicted change of the signal's live rate."""
+def love_gate(candidate: str, offline: OfflineComparison, config: ReleaseConfig, *, level: bool) -> Gate:
+    """Predicted change of the signal's live rate; how much is said only where a `level` may be claimed."""
     row, love = offline.row(candidate, config.love_objective), config.love_objective
     value, low, high = row["change"], row["change_low"], row["change_high"]
     figures: Figures = {"change": value, "low": low, "high": high}
@@ -34,7 +35,8 @@ def love_gate(candidate: str, offline: OfflineComparison, config: ReleaseConfig)
         Result.NOT_SHOWN: f"predicted {love} may not rise",
         Result.NOT_MEASURED: f"predicted {love} has no interval",
     }
-    detail = f"{words[result].capitalize()}: {percent(value, signed=True)} ({span(low, high)})."
+    shown = f"{percent(value, signed=True)} ({span(low, high)})" if level else "how much is not claimed"
+    detail = f"{words[result].capitalize()}: {shown}."
     return Gate("offline_love", f"Predicted {love} rises", Kind.PREDICTION, result, detail, words[result], figures)
 
 
@@ -207,7 +209,7 @@ def guardrail_gate(name: str, row: Mapping[str, Any] | None) -> Gate:
 def required(config: ReleaseConfig) -> list[str]:
     """Names of the gates that every candidate must have."""
     guardrails = [f"{GUARDRAIL}{name}" for name in config.plan.guardrails]
-    return ["trust", "offline_love", *config.non_inferior, AUDIT, PLAN, SOUND, GOAL, *guardrails]
+    return [*CLAIM_GATES, "offline_love", *config.non_inferior, AUDIT, PLAN, SOUND, GOAL, *guardrails]
 
 
 def excused(config: ReleaseConfig) -> list[str]:

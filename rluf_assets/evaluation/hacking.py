@@ -30,14 +30,15 @@ from rluf_assets.evaluation.markers import text_features
 from rluf_assets.evaluation.novelty import Novelty, fit_novelty
 from rluf_assets.evaluation.offline import paired_scores, require_comparable
 from rluf_assets.evaluation.phrases import PHRASE_SCHEMA, phrase_lift
-from rluf_assets.evaluation.rare_events import Events, difference_of_shares, users_with_event
+from rluf_assets.evaluation.rare_events import Events, clustered_share, difference_of_shares, users_with_event
 from rluf_assets.evaluation.stats import Array, Estimate, bootstrap
 from rluf_assets.evaluation.tripwires import Tripwire, audit_features, measurable, result_of, tripwires_of, verdict
 
 EXAMPLES = 3
 TRIPWIRE_SCHEMA: dict[str, Any] = {
     "candidate": pl.String, "tripwire": pl.String, "title": pl.String, "unit": pl.String, "value": pl.Float64,
-    "baseline": pl.Float64, "logged": pl.Float64, "change": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64,
+    "value_low": pl.Float64, "value_high": pl.Float64, "baseline": pl.Float64, "logged": pl.Float64, "change": pl.Float64,
+    "ci_low": pl.Float64, "ci_high": pl.Float64,
     "threshold_warn": pl.Float64, "threshold": pl.Float64, "verdict": pl.String, "result": pl.String, "why": pl.String,
     "examples": pl.List(pl.String),
 }  # fmt: skip
@@ -146,11 +147,12 @@ def _text_rows(
             float(totals[at[tripwire.numerator + s]] / totals[at[tripwire.over + s]]) for s in ("", "_base")
         )
         logged = natural.get(tripwire.numerator) if tripwire.over == "one" else None
-        told = change
+        told, own = change, Estimate(value, None, None)
         if tripwire.unit == "share" and tripwire.counts:
             cells = [(table[:, at[tripwire.numerator + s]], table[:, at[tripwire.over + s]]) for s in ("", "_base")]
-            told = _of_few_events(change, cells, config)
-        rows.append(_row(tripwire, value, baseline, logged, told, _examples(features, tripwire, change), config))
+            told, own = _of_few_events(change, cells, config), clustered_share(*cells[0], config.confidence)
+        row = _row(tripwire, value, baseline, logged, told, _examples(features, tripwire, change), config)
+        rows.append(row | {"value_low": own.low, "value_high": own.high})
     return rows
 
 

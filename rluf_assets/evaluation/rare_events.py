@@ -51,6 +51,19 @@ def exact_limits(events: Events, confidence: float) -> tuple[float, float]:
     return low, high
 
 
+def clustered_share(events: Array, at_risk: Array, confidence: float) -> Estimate:
+    """A share of what is at risk, with exact limits; rows are clusters (prompts), each of which counts once.
+
+    As few independent trials as there are clusters, or would be if all weighed the same (Kish's effective number).
+    """
+    total = float(at_risk.sum())
+    if total <= 0 or not (np.isfinite(events).all() and np.isfinite(at_risk).all()):
+        return Estimate(None, None, None)
+    trials = total**2 / float((at_risk**2).sum())
+    share = float(events.sum()) / total
+    return Estimate(share, *exact_limits(Events(share * trials, trials), confidence))
+
+
 def difference_of_shares(treatment: Events, control: Events, confidence: float) -> Estimate:
     """Treatment's share less the control's, with its interval; undefined where an arm has nobody at risk."""
     ours, theirs = treatment.share, control.share

@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from rluf_assets.evaluation.claims import Claim, claim_of, range_gate, slope_gate, transport_gate
 from rluf_assets.evaluation.config import ReleaseConfig
 from rluf_assets.evaluation.decision import Gate, Verdict, rule
 from rluf_assets.evaluation.gates import (
@@ -26,9 +27,10 @@ from rluf_assets.evaluation.gates import (
 )
 from rluf_assets.evaluation.offline import OfflineComparison
 from rluf_assets.evaluation.readout import Readout
+from rluf_assets.evaluation.transport import TRANSPORT
 from rluf_assets.evaluation.trust import TRUST_SCHEMA
 from rluf_assets.evaluation.trust_gate import trust_gate
-from rluf_assets.evaluation.words import percent
+from rluf_assets.evaluation.words import percent, span
 
 PROMOTE, HOLD, NEEDS_AB, REFERENCE = Verdict.PROMOTE, Verdict.HOLD, Verdict.NEEDS_AB, Verdict.REFERENCE
 SHOWN_FIRST = (PROMOTE, NEEDS_AB, HOLD, REFERENCE)
@@ -47,6 +49,8 @@ class Decision:
     love_change_high: float | None = None
     measured_lift: float | None = None
     because: str = ""
+    claim: Claim = Claim.NOTHING  # what its offline figures may be quoted for, and why not for more
+    claim_lacks: str = ""
 
     def gate(self, name: str) -> Gate | None:
         return next((g for g in self.gates if g.name == name), None)
@@ -65,6 +69,7 @@ class Evidence:
     readout: Readout | None
     trust: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TRUST_SCHEMA))
     exposed: frozenset[str] = frozenset()
+    transport: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TRANSPORT))
 
     def met_users(self, candidate: str, config: ReleaseConfig) -> bool:
         """Whether users met it: its exposures are there, were read once, or stand in the readout."""
@@ -108,17 +113,25 @@ def decide(candidate: str, evidence: Evidence, config: ReleaseConfig) -> Decisio
     )
     goal = next(g for g in gates if g.name == GOAL)
     shrunk = goal.figures.get("shrunk")
+    claim, lacks = claim_of(gates)
     return Decision(
         candidate, ruling.verdict, [g.detail for g in ruling.because], gates, because=ruling.because[0].brief,
-        measured_lift=shrunk if isinstance(shrunk, float) else None, **change,
+        measured_lift=shrunk if isinstance(shrunk, float) else None, claim=claim, claim_lacks=lacks, **change,
     )  # fmt: skip
 
 
 def gates_of(candidate: str, evidence: Evidence, config: ReleaseConfig) -> list[Gate]:
     """Every gate of a candidate, offline ones first."""
-    return [
+    love = evidence.offline.row(candidate, config.love_objective)
+    believed = [
         trust_gate(candidate, evidence.backtest, evidence.tripwires, evidence.trust, config),
-        love_gate(candidate, evidence.offline, config),
+        slope_gate(evidence.backtest, config),
+        range_gate(candidate, love, evidence.backtest, config),
+        transport_gate(candidate, evidence.transport, config),
+    ]
+    return [
+        *believed,
+        love_gate(candidate, evidence.offline, config, level=claim_of(believed)[0] is Claim.LEVEL),
         *(
             non_inferiority_gate(candidate, objective, margin, evidence.offline)
             for objective, margin in config.non_inferior.items()
@@ -137,11 +150,28 @@ def conclusion(decisions: Sequence[Decision], baseline: str) -> str:
     parts = [] if promoted else [f"Release nothing and keep {baseline}"]
     for i, d in enumerate(promoted):
         goal = d.gate(GOAL)
-        shown = f"{goal.brief if goal else d.because}; {percent(d.love_change, signed=True)} was predicted"
+        shown = goal.brief if goal else d.because
+        if d.claim is Claim.LEVEL:
+            shown = f"{shown}; {percent(d.love_change, signed=True)} was predicted"
         parts.append(f"Release {d.candidate} ({shown})" if i == 0 else f"{d.candidate} passes too ({shown})")
     parts += [f"{d.candidate} needs an A/B test ({d.because})" for d in judged if d.decision == NEEDS_AB]
     parts += [f"hold {d.candidate} ({d.because})" for d in judged if d.decision == HOLD]
     return "; ".join(parts) + "."
+
+
+def claimed(decision: Decision, judged: Sequence[Decision], love: str) -> tuple[str, str]:
+    """What a candidate's card says of its offline figures: the level, its place among those with a place, or nothing."""
+    if decision.claim is Claim.LEVEL:
+        interval = span(decision.love_change_low, decision.love_change_high)
+        return percent(decision.love_change, signed=True), f"predicted {love} ({interval})"
+    if decision.claim is Claim.ORDER:
+        others = [d.love_change or 0.0 for d in judged if d.claim is not Claim.NOTHING]
+        place = 1 + sum(change > (decision.love_change or 0.0) for change in others)
+        return (
+            f"{place} of {len(others)}",
+            f"in order of predicted {love}; how much is not claimed: {decision.claim_lacks}",
+        )
+    return "no claim", f"on {love} from offline figures: {decision.claim_lacks}"
 
 
 def decisions_frame(decisions: Sequence[Decision]) -> pl.DataFrame:

@@ -24,6 +24,7 @@ from rluf_assets.evaluation.release import Decision, Evidence, conclusion, decid
 from rluf_assets.evaluation.reliability import reliability
 from rluf_assets.evaluation.report import ReportData, farewell_rates, side_by_side
 from rluf_assets.evaluation.stats import finite
+from rluf_assets.evaluation.transport import TRANSPORT
 from rluf_assets.evaluation.trust import assess_trust
 from rluf_assets.lake import read_json
 
@@ -66,8 +67,9 @@ def make_release(folders: ReleaseFolders, config: ReleaseConfig, *, seed: int) -
             read_json(str(folders.backtest / "summary.json")),
         )
     trust = assess_trust(evaluations, config.offline, seed=seed)
-    past = backtest[1] if backtest else None
-    decisions = decide_all(Evidence(offline, tripwires, past, readout, trust, frozenset(folders.exposures)), config)
+    past, exposed = backtest[1] if backtest else None, frozenset(folders.exposures)
+    evidence = Evidence(offline, tripwires, past, readout, trust, exposed, _transport(folders.backtest))
+    decisions = decide_all(evidence, config)
     logged = tripwires.filter((pl.col("tripwire") == "farewell") & pl.col("logged").is_not_null())["logged"]
     data = ReportData(
         decisions=decisions,
@@ -91,6 +93,11 @@ def _audit(folder: Path | None) -> tuple[pl.DataFrame, pl.DataFrame]:
     if folder is None:
         return pl.DataFrame(schema=TRIPWIRE_SCHEMA), pl.DataFrame(schema={"candidate": pl.String, **PHRASE_SCHEMA})
     return read_parquet(folder / "tripwires.parquet"), read_parquet(folder / "phrases.parquet")
+
+
+def _transport(backtest: Path | None) -> pl.DataFrame:
+    path = None if backtest is None else backtest / "transport.parquet"
+    return pl.DataFrame(schema=TRANSPORT) if path is None or not path.exists() else pl.read_parquet(path)
 
 
 def _readout(folder: Path | None) -> Readout | None:
@@ -164,6 +171,7 @@ def _summary(
             "reasons": d.reasons,
             "gates": {g.name: str(g.result) for g in d.gates},
             "measured_lift": d.measured_lift,
+            "claim": str(d.claim),
             "predicted_love_change": d.love_change,
             "predicted_love_change_ci": [d.love_change_low, d.love_change_high],
             "win_rates": {o: row["win_rate"] for o, row in objectives.items()},

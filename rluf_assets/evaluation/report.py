@@ -19,13 +19,14 @@ import polars as pl
 
 from rluf_assets.evaluation import plots
 from rluf_assets.evaluation.ab_plots import readout_plots
+from rluf_assets.evaluation.claims import backtest_sentences
 from rluf_assets.evaluation.config import ReleaseConfig
 from rluf_assets.evaluation.decision import Gate, Result
 from rluf_assets.evaluation.frames import Evaluation
 from rluf_assets.evaluation.gates import GOAL, GUARDRAIL
 from rluf_assets.evaluation.offline import OfflineComparison
 from rluf_assets.evaluation.readout import Readout
-from rluf_assets.evaluation.release import REFERENCE, Decision, conclusion
+from rluf_assets.evaluation.release import REFERENCE, Decision, claimed, conclusion
 from rluf_assets.evaluation.trust import TRUST_SCHEMA
 from rluf_assets.evaluation.words import number, percent, points, span
 
@@ -86,6 +87,8 @@ def render_report(data: ReportData, config: ReleaseConfig) -> str:
         "span_points": _span_points,
         "mark": lambda verdict: MARKS.get(verdict, ""),
         "percent": percent,
+        "claimed": claimed,
+        "backtest_sentences": backtest_sentences,
     }
     shown = draw(data, config)
     audited = [r for r in data.tripwires.iter_rows(named=True) if r["candidate"] != config.control]

@@ -15,6 +15,7 @@ import polars as pl
 from rluf_assets.evaluation.config import OfflineConfig
 from rluf_assets.evaluation.degenerate import KINDS
 from rluf_assets.evaluation.frames import Evaluation, prompt_weight, require_baseline
+from rluf_assets.evaluation.rare_events import clustered_share
 from rluf_assets.evaluation.stats import Array, bootstrap, finite
 
 TRUST_SCHEMA: dict[str, Any] = {
@@ -43,7 +44,7 @@ def assess_trust(evaluations: Mapping[str, Evaluation], config: OfflineConfig, *
             {
                 "candidate": name,
                 **_agreement(_love(found, config), _love(base, config)),
-                **_disputed(_love(found, config), config, seed),
+                **_disputed(_love(found, config), config),
                 **_spoilt({name: found, config.baseline: base}, real, config, seed),
             }
         )
@@ -91,13 +92,13 @@ def _member_means(scores: pl.DataFrame) -> Array | None:
     return _mean(scores, *(pl.col(column).list.get(k) for k in members))
 
 
-def _disputed(scores: pl.DataFrame, config: OfflineConfig, seed: int) -> dict[str, Any]:
+def _disputed(scores: pl.DataFrame, config: OfflineConfig) -> dict[str, Any]:
     if "disagreement" not in scores.columns or scores["disagreement"].null_count():
         return {}
     weight, disputed = prompt_weight(scores).first().alias("weight"), (pl.col("disagreement") > 1).mean()
     share = scores.group_by("prompt_id").agg(weight, disputed.alias("disputed")).sort("prompt_id")
     table = share.select(pl.col("disputed") * pl.col("weight"), "weight").to_numpy()
-    found = bootstrap(table, _ratio, resamples=config.resamples, seed=seed, confidence=config.confidence)[0]
+    found = clustered_share(table[:, 0], table[:, 1], config.confidence)
     return {"disputed": found.value, "disputed_low": found.low, "disputed_high": found.high}
 
 

@@ -13,6 +13,7 @@ import polars as pl
 
 from rluf_assets.evaluation.config import ReleaseConfig
 from rluf_assets.evaluation.decision import Figures, Gate, Kind, Result
+from rluf_assets.evaluation.stats import finite
 from rluf_assets.evaluation.words import number, percent, span
 
 Doubts = tuple[list[str], Figures]
@@ -57,7 +58,7 @@ def trust_gate(
 def _backtest_doubts(backtest: Mapping[str, Any] | None, config: ReleaseConfig) -> Doubts:
     if backtest is None:
         return ["there is no backtest over past launches"], {}
-    r, (low, _) = backtest["pearson_r"], backtest["ci"]
+    r, low = finite(backtest["pearson_r"]), finite(backtest["ci"][0])
     figures: Figures = {"backtest_r": r, "backtest_r_low": low, "policies": backtest["policies"]}
     if r is None:
         return [f"the backtest says nothing ({backtest['policies']} past launches)"], figures
@@ -69,21 +70,35 @@ def _backtest_doubts(backtest: Mapping[str, Any] | None, config: ReleaseConfig) 
 
 def _distance_doubts(candidate: str, tripwires: pl.DataFrame, config: ReleaseConfig) -> Doubts:
     own = (pl.col("candidate") == candidate) & (pl.col("tripwire") == "out_of_distribution")
-    far = next(iter(tripwires.filter(own)["value"]), None)
-    if far is None:
+    row = next(tripwires.filter(own).iter_rows(named=True), {})
+    far, low, high = (finite(row.get(name)) for name in ("value", "value_low", "value_high"))
+    if far is None or low is None or high is None:
         return ["how far its replies lie from the logged ones was not measured"], {}
-    doubts = [f"{percent(far)} of its replies lie far from the logged ones"]
-    return (doubts if far > config.max_out_of_distribution else []), {"out_of_distribution": far}
+    doubts = [_share(far, low, high, config.max_out_of_distribution, "of its replies", "lie far from the logged ones")]
+    figures: Figures = {"out_of_distribution": far, "out_of_distribution_low": low, "out_of_distribution_high": high}
+    return (doubts if high > config.max_out_of_distribution else []), figures
+
+
+def _share(value: float, low: float, high: float, limit: float, of: str, does: str) -> str:
+    """A share whose interval is not within its limit: surely beyond it, or perhaps."""
+    interval = span(low, high, signed=False)
+    return (
+        f"{percent(value)} ({interval}) {of} {does}, {'more' if low > limit else 'perhaps more'} than {percent(limit)}"
+    )
 
 
 def _ensemble_doubts(row: Mapping[str, Any], config: ReleaseConfig) -> Doubts:
-    members, disputed = row.get("members"), row.get("disputed")
-    if members is None or disputed is None:
+    members = row.get("members")
+    disputed, low, high = (finite(row.get(f"disputed{part}")) for part in ("", "_low", "_high"))
+    if members is None or disputed is None or low is None or high is None:
         return [f"P[{config.love_objective}] has no ensemble to check it by"], {}
     figures: Figures = {"members": members, "members_agreeing": row["members_agreeing"], "disputed": disputed}
     doubts = []
-    if disputed > config.max_disputed:
-        doubts.append(f"P[{config.love_objective}]'s ensemble disagrees on {percent(disputed)} of its replies")
+    if high > config.max_disputed:
+        doubts.append(
+            f"P[{config.love_objective}]'s ensemble disagrees: "
+            + _share(disputed, low, high, config.max_disputed, "of its replies", "are disputed")
+        )
     if row["members_agreeing"] < members:
         span_of_members = span(row["change_lowest"], row["change_highest"])
         doubts.append(

@@ -148,9 +148,14 @@ def split_users(replies: pl.LazyFrame, config: SplitConfig, seed: int, prompt_us
     at = pl.lit(start).cast(TIME)
     known = users.lazy().with_columns(
         new_user=(pl.col("first_seen") >= at).fill_null(False),
-        kept_out=stable_uniform("user_id", _KEPT_OUT_SEED) < config.established_share,
+        kept_out=kept_out_of_training(config.established_share),
     )
     return Split(start, known.collect(), condemned)
+
+
+def kept_out_of_training(share: float) -> pl.Expr:
+    """Expression: whether a user stays out of training for good, by `user_id` alone and for every seed."""
+    return stable_uniform("user_id", _KEPT_OUT_SEED) < share
 
 
 def log_totals(folders: Sequence[Path]) -> dict[str, int]:

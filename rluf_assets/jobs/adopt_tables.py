@@ -21,14 +21,17 @@ class AdoptConfig(BaseModel):
     """File name in the source folder -> columns it must have (checked for Parquet files)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     tables: dict[str, list[str]]
+    optional: dict[str, list[str]] = {}
 
 
 def run(job: Job) -> Produced:
     """Copy the named files from `inputs["source"]`. Raises DataError for an absent file or column."""
     source, rows = job.input("source"), {}
-    for name, columns in AdoptConfig.model_validate(job.config).tables.items():
+    config = AdoptConfig.model_validate(job.config)
+    there = {name: columns for name, columns in config.optional.items() if (source / name).is_file()}
+    for name, columns in {**config.tables, **there}.items():
         path = source / name
         if not path.is_file():
             raise DataError(f"{path}: absent; expected a table with the columns {columns}. Put it there.")

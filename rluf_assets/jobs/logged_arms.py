@@ -1,7 +1,7 @@
 """Job: the arms that the logs name, as an A/B test that was run and as past launches to test the evaluator on.
 
 Inputs `validated_replies/<day>`, `signal_set`. Writes `exposures.parquet` (one row per user, arm and use case),
-`launches.parquet` and `texts.parquet` as a production's past launches have them: each arm against all others, and the
+`launches.parquet` and `texts.parquet` as a production's past launches have them: each arm against the baseline's, on the
 replies of held-out users, which P[signal] has not seen. Logs with fewer than two arms give empty tables.
 Run: `python -m rluf_assets.jobs.logged_arms SPEC.json`.
 """
@@ -24,11 +24,8 @@ def run(job: Job) -> Produced:
     with structural_errors(job.spec.name):
         replies = scan_days(list(folders_of(job, "validated_replies").values()), "replies")
         exposures = exposures_of(replies, config)
-        tables = {
-            "exposures": exposures,
-            "launches": launches_of(exposures, config),
-            "texts": texts_of(replies, pl.scan_parquet(job.input("signal_set") / "holdout.parquet"), exposures),
-        }
+        held = texts_of(replies, pl.scan_parquet(job.input("signal_set") / "holdout.parquet"), exposures)
+        tables = {"exposures": exposures, "launches": launches_of(exposures, held, config), "texts": held}
     for name, table in tables.items():
         table.write_parquet(job.out / f"{name}.parquet")
     arms = exposures["arm"].unique().sort().to_list()

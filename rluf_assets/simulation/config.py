@@ -38,7 +38,7 @@ class LaunchesConfig(_Config):
 class LiveTestConfig(_Config):
     """A live A/B arm of one candidate."""
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     arm: str
     contexts: int = Field(2_000, ge=50)
     exposed_users: int = Field(60_000, ge=100)

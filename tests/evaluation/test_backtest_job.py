@@ -12,6 +12,7 @@ from resources.launchers.spec import InputArtifact, JobSpec
 from rluf_assets.chat import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS
 from rluf_assets.errors import DataError
 from rluf_assets.evaluation.config import BacktestConfig
+from rluf_assets.feedback.splits import kept_out_of_training
 from rluf_assets.jobs import offline_online_backtest
 from rluf_assets.jobs.runner import run_job
 from tests.evaluation.world import completions_of, launches_of, prompt_frame
@@ -47,9 +48,10 @@ def save_reward_model(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("backtest")
-    folders = {n: root / n for n in ("past_launches", "evaluation_prompts", "reward")}
+    names = ("past_launches", "evaluation_prompts", "reward", "signal_set", "ab_exposures/new")
+    folders = {n: root / n for n in names}
     for folder in folders.values():
-        folder.mkdir()
+        folder.mkdir(parents=True)
     launches = launches_of(5, seed=0)
     texts = [
         completions_of(PROMPTS, seed=i, per_prompt=1).select("prompt_id", "completion", pl.lit(name).alias("policy"))
@@ -59,7 +61,28 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     pl.concat(texts).write_parquet(folders["past_launches"] / "texts.parquet")
     PROMPTS.write_parquet(folders["evaluation_prompts"] / "prompts.parquet")
     save_reward_model(folders["reward"])
+    train_of(["u-old"]).write_parquet(folders["signal_set"] / "train.parquet")
+    write_live_slice(folders["ab_exposures/new"])
     return folders
+
+
+def train_of(users: list[str]) -> pl.DataFrame:
+    """Training rows of some users, none of the evaluation prompts."""
+    prompt = [{"role": "user", "content": "elsewhere"}]
+    return pl.DataFrame({"message_id": [f"m{i}" for i in range(len(users))], "user_id": users,
+                         "prompt": [prompt] * len(users), "completion": ["said"] * len(users)})  # fmt: skip
+
+
+def write_live_slice(folder: Path) -> None:
+    """Thirty users who met three replies each of a bank of thirty."""
+    texts = completions_of(PROMPTS, seed=9, per_prompt=1).select(
+        pl.col("prompt_id").alias("reply_id"), "prompt", "completion"
+    )
+    texts.write_parquet(folder / "replies.parquet")
+    shown = [(f"u{i}", texts["reply_id"][(i + k) % 30], int(k == 0 and i < 12)) for i in range(30) for k in range(3)]
+    pl.DataFrame(shown, schema=["user_id", "reply_id", "love"], orient="row").write_parquet(
+        folder / "exposed_replies.parquet"
+    )
 
 
 def spec(out: Path, inputs: dict[str, Path]) -> JobSpec:
@@ -75,11 +98,45 @@ def test_texts_are_scored_and_set_against_outcomes(inputs: dict[str, Path], tmp_
     artifact, _ = run_job(spec(tmp_path / "a", inputs), offline_online_backtest.run)
     again, _ = run_job(spec(tmp_path / "b", inputs), offline_online_backtest.run)
     assert artifact.content_hash == again.content_hash
-    assert artifact.rows == {"backtest": 5, "texts_scored": 6 * 30}
+    assert artifact.rows == {"backtest": 5, "texts_scored": 6 * 30, "transport": 1}
     policies = pl.read_parquet(artifact.path("backtest.parquet"))
     assert policies["predicted_change"].is_finite().all()
     summary = json.loads(Path(artifact.path("summary.json")).read_text())
-    assert (summary["policies"], summary["pairs"]) == (5, 10)
+    assert (summary["policies"], summary["pairs"], summary["left_out"]) == (5, 10, 0)
+    slice_ = pl.read_parquet(artifact.path("transport.parquet")).row(0, named=True)
+    assert (slice_["candidate"], slice_["users"], slice_["replies"], slice_["left_out"]) == ("new", 30, 90, 0)
+    assert slice_["observed"] == pytest.approx(12 / 90)
+    assert slice_["ci_low"] < slice_["residual"] < slice_["ci_high"]
+
+
+def test_what_was_trained_on_is_left_out_and_counted(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Trained on: two prompts, a reply to a third word for word, and a user of the live slice, hence all but those kept out."""
+    texts = pl.read_parquet(inputs["past_launches"] / "texts.parquet")
+    copied = texts.filter(pl.col("prompt_id") == "p00007").row(0, named=True)
+    rows = train_of(["a", "b", "c", "u3"]).with_columns(
+        message_id=pl.Series(["p00000", "p00001", "m2", "m3"]),
+        completion=pl.Series(["said", "said", copied["completion"], "said"]),
+        prompt=pl.Series(
+            [*[PROMPTS["prompt"][0].to_list()] * 2, PROMPTS["prompt"][7].to_list(), PROMPTS["prompt"][0].to_list()]
+        ),
+    )
+    folder = tmp_path / "signal_set"
+    folder.mkdir()
+    rows.write_parquet(folder / "train.parquet")
+    artifact, _ = run_job(spec(tmp_path / "out", {**inputs, "signal_set": folder}), offline_online_backtest.run)
+    assert json.loads(Path(artifact.path("summary.json")).read_text())["left_out"] == 3 * 6
+    assert artifact.rows["texts_scored"] == 27 * 6
+    slice_ = pl.read_parquet(artifact.path("transport.parquet")).row(0, named=True)
+    kept = (
+        pl.DataFrame({"user_id": [f"u{i}" for i in range(30)]}).filter(kept_out_of_training(0.05))["user_id"].to_list()
+    )
+    assert "u3" not in kept
+    assert (slice_["users"], slice_["left_out"]) == (len(kept), 30 - len(kept))
+    pl.concat([rows.head(1).with_columns(message_id=pl.lit(p)) for p in PROMPTS["prompt_id"]]).write_parquet(
+        folder / "train.parquet"
+    )
+    artifact, _ = run_job(spec(tmp_path / "none", {**inputs, "signal_set": folder}), offline_online_backtest.run)
+    assert "180 replies were left out" in json.loads(Path(artifact.path("summary.json")).read_text())["sentence"]
 
 
 def test_texts_of_other_prompts_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:

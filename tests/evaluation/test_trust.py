@@ -18,7 +18,15 @@ from tests.evaluation.world import LOVE_RATE, completions_of, prompt_frame, scor
 CONFIG = OfflineConfig(baseline="a", resamples=200)
 PROMPTS = prompt_frame(120)
 BACKTEST = {"pearson_r": 0.95, "ci": [0.8, 0.99], "policies": 10}
-NEAR = pl.DataFrame({"candidate": ["b"], "tripwire": ["out_of_distribution"], "value": [0.02]})
+NEAR = pl.DataFrame(
+    {
+        "candidate": ["b"],
+        "tripwire": ["out_of_distribution"],
+        "value": [0.02],
+        "value_low": [0.01],
+        "value_high": [0.05],
+    }
+)
 
 
 def evaluation_of(seed: int, *, love: float = 0.0, spoilt: float | None = 0.1, **options: object) -> Evaluation:
@@ -48,7 +56,9 @@ def test_members_that_agree_are_told_apart_from_members_that_do_not() -> None:
     assert split["members_agreeing"] < 3
     assert split["change_lowest"] < 0 < split["change_highest"]
     assert split["disputed"] == 1.0
-    assert split["disputed_low"] == split["disputed_high"] == 1.0
+    assert 0.95 < split["disputed_low"] < split["disputed_high"] == 1.0, (
+        "all of 120 prompts, not all that there could be"
+    )
 
 
 def test_spoilt_replies_must_surely_score_below_the_lowest_policy_of_the_run() -> None:
@@ -66,7 +76,10 @@ def test_spoilt_replies_must_surely_score_below_the_lowest_policy_of_the_run() -
 @pytest.mark.parametrize(
     ("candidate", "doubt"),
     [
-        (evaluation_of(2, love=0.3, members=(-0.3, 0.0, 0.3)), "P[love]'s ensemble disagrees on 100.0% of its replies"),
+        (
+            evaluation_of(2, love=0.3, members=(-0.3, 0.0, 0.3)),
+            "P[love]'s ensemble disagrees: 100.0% (97.0% to 100.0%) of its replies",
+        ),
         (evaluation_of(2, love=0.3, members=(-1.0, 0.0, 0.1)), "only 2 of 3 members of the ensemble see"),
         (evaluation_of(2, love=0.3, members=()), "P[love] has no ensemble to check it by"),
         (
@@ -89,7 +102,15 @@ def test_backtest_and_distance_are_doubted_too() -> None:
     assert "no backtest" in gate_of(good, None).detail
     assert "may be below" in gate_of(good, {**BACKTEST, "ci": [0.2, 0.99]}).detail
     assert "says nothing" in gate_of(good, {**BACKTEST, "pearson_r": None, "ci": [None, None]}).detail
-    assert "40.0% of its replies" in gate_of(good, near=NEAR.with_columns(value=pl.lit(0.4))).detail
+    far = NEAR.with_columns(value=pl.lit(0.4), value_low=pl.lit(0.3), value_high=pl.lit(0.5))
+    assert (
+        "40.0% (30.0% to 50.0%) of its replies lie far from the logged ones, more than 20.0%"
+        in gate_of(good, near=far).detail
+    )
+    unsure = NEAR.with_columns(value=pl.lit(0.15), value_high=pl.lit(0.25))
+    assert gate_of(good, near=unsure).result is Result.NOT_SHOWN, "judged by its interval, not by its point"
+    assert "perhaps more than 20.0%" in gate_of(good, near=unsure).detail
+    assert gate_of(good, near=NEAR.with_columns(value_high=pl.lit(float("nan")))).result is Result.NOT_MEASURED
     assert "was not measured" in gate_of(good, near=NEAR.clear()).detail
 
 

@@ -11,7 +11,7 @@ import pytest
 from rluf_assets.errors import ConfigError
 from rluf_assets.evaluation.config import ReadoutConfig
 from rluf_assets.evaluation.exposures import with_adversarial
-from rluf_assets.evaluation.logged_arms import ArmsConfig, exposures_of, launches_of
+from rluf_assets.evaluation.logged_arms import ArmsConfig, exposures_of, launches_of, texts_of
 from rluf_assets.evaluation.readout import read_out
 from rluf_assets.feedback.config import AdversarialConfig, judging_signals
 from rluf_assets.feedback.splits import user_table
@@ -115,8 +115,12 @@ def test_arms_of_the_logs_are_filtered_alike() -> None:
     exposures = exposures_of(arms().lazy(), config)
     flagged = exposures.filter("adversarial").select("user_id", "arm").rows()
     assert set(flagged) == {("bot", "a"), ("both", "a"), ("both", "b")}
-    launches = launches_of(exposures, config)
-    assert launches["treatment_users"].to_list() == [21, 20] and launches["control_users"].to_list() == [20, 21]
+    judged = arms().filter(~pl.col("user_id").is_in(["bot", "both"]))
+    rows = judged.select(
+        "message_id", "user_id", label=pl.col("label_love") == 1, prompt=pl.lit("p"), completion=pl.lit("c")
+    )
+    row = launches_of(exposures, texts_of(arms().lazy(), rows.lazy(), exposures), config).row(0, named=True)
+    assert (row["treatment_users"], row["control_users"], row["left_out"]) == (20, 21, 0)
     by_arm = {str(part["arm"][0]): part for part in exposures.partition_by("arm")}
     found = read_out(by_arm, ReadoutConfig(baseline="a"))
     row = found.row("b", "love_rate")

@@ -16,7 +16,7 @@ from rluf_assets.evaluation.readout import read_out, read_readout
 from rluf_assets.jobs import ab_test_readout
 from rluf_assets.jobs.runner import run_job
 
-RATES = {"a": 0.1, "b": 0.3, "c": 0.4, "d": 0.5}
+RATES = {"a": 0.1, "b": 0.3, "c": 0.4, "d": 0.5, "e": 0.6}
 CONFIG = ArmsConfig(signal="love", baseline="a")
 NO_ARMS = pl.lit(None, pl.String)
 
@@ -46,7 +46,7 @@ def test_exposures_count_labelled_replies_and_their_positives() -> None:
     metric = Metric(name="love_share", numerator="love", denominator="replies")  # no plan: nothing is tested
     arms = {name: exposures.filter(pl.col("arm") == name) for name in RATES}
     readout = read_out(arms, ReadoutConfig(baseline="a", metrics=(metric,)))
-    assert [row["verdict"] for row in readout.metrics.filter(pl.col("segment") == "all").to_dicts()] == ["better"] * 3
+    assert [row["verdict"] for row in readout.metrics.filter(pl.col("segment") == "all").to_dicts()] == ["better"] * 4
     assert readout.metrics["baseline"].unique().to_list() == ["a"]
 
 
@@ -55,37 +55,62 @@ def test_logs_without_two_arms_have_neither_test_nor_launches(arm: pl.Expr) -> N
     replies = replies_of(5).with_columns(experiment_arm=arm)
     exposures = exposures_of(replies.lazy(), CONFIG)
     assert exposures.is_empty()
-    launches = launches_of(exposures, CONFIG)
-    scored = texts_of(replies.lazy(), holdout_of(replies), exposures).with_columns(live_probability=pl.lit(0.5))
-    found = backtest_arms(launches, scored, BacktestConfig())
+    held = texts_of(replies.lazy(), holdout_of(replies), exposures)
+    launches = launches_of(exposures, held, CONFIG)
+    assert launches.is_empty()
+    found = backtest_arms(launches, held.with_columns(live_probability=pl.lit(0.5)), BacktestConfig(), seed=0)
     assert found.policies.is_empty()
     assert found.summary["sentence"].startswith("0 arms of the logs with a known outcome: at least 4 are needed")
 
 
 def test_an_unknown_baseline_is_refused_and_the_arms_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"baseline 'baseline': the logs have the arms a, b, c, d"):
+    with pytest.raises(ConfigError, match=r"baseline 'baseline': the logs have the arms a, b, c, d, e"):
         exposures_of(replies_of(5).lazy(), ArmsConfig(signal="love", baseline="baseline"))
 
 
 def test_a_good_evaluator_predicts_what_the_arms_did() -> None:
     replies = replies_of()
     exposures = exposures_of(replies.lazy(), CONFIG)
-    launches = launches_of(exposures, CONFIG)
-    assert launches["treatment_users"].to_list() == [60, 67, 74, 81]
-    assert (launches["treatment_users"] + launches["control_users"]).unique().to_list() == [282]
     texts = texts_of(replies.lazy(), holdout_of(replies), exposures)
     assert set(texts["user_id"]) == {user for user in replies["user_id"] if user.endswith("3")}
+    launches = launches_of(exposures, texts, CONFIG)
+    assert launches["policy"].to_list() == ["b", "c", "d", "e"], "each against the one reference, which is no launch"
+    assert launches["treatment_users"].to_list() == [7, 8, 8, 9]
+    assert launches["control_users"].unique().to_list() == [6]
+    labelled = replies.filter(pl.col("label_love").is_not_null())
+    assert launches["left_out"].sum() == labelled.height - texts.height, "what P[signal] may have trained on"
     scored = texts.with_columns(live_probability=pl.col("policy").replace_strict(RATES))
-    found = backtest_arms(launches, scored, BacktestConfig())
+    found = backtest_arms(launches, scored, BacktestConfig(), seed=0)
     assert found.summary["pairs_right"] == found.summary["pairs"] == 6
+    assert found.summary["left_out"] == launches["left_out"].sum()
     row = found.policies.row(0, named=True)
-    assert row["predicted_change"] < 0 and row["observed_ci_low"] < row["observed_change"] < row["observed_ci_high"] < 0
+    assert row["predicted_change"] == pytest.approx(2)
+    assert 0 < row["observed_ci_low"] < row["observed_change"] < row["observed_ci_high"]
+
+
+def test_what_trained_users_did_is_no_evidence() -> None:
+    """Every reply of users who are not held out is loved: nothing changes but the count of what was left out."""
+    replies = replies_of()
+    loved = pl.when(pl.col("user_id").str.ends_with("3")).then("label_love").otherwise(pl.lit(1))
+    tampered = replies.with_columns(label_love=loved)
+    found = []
+    for frame in (replies, tampered):
+        exposures = exposures_of(frame.lazy(), CONFIG)
+        texts = texts_of(frame.lazy(), holdout_of(frame), exposures)
+        launches = launches_of(exposures, texts, CONFIG)
+        scored = texts.with_columns(live_probability=pl.col("policy").replace_strict(RATES))
+        found.append(backtest_arms(launches, scored, BacktestConfig(), seed=0))
+    assert found[0].policies.equals(found[1].policies)
+    assert found[0].summary["left_out"] < found[1].summary["left_out"]
 
 
 def holdout_of(replies: pl.DataFrame) -> pl.LazyFrame:
-    """Every tenth user held out, with some text."""
-    held = replies.filter(pl.col("user_id").str.ends_with("3"))
-    return held.select("message_id", "user_id", prompt=pl.lit("asked"), completion=pl.lit("said")).lazy()
+    """Every tenth user held out, with some text, and the labelled replies alone."""
+    held = replies.filter(pl.col("user_id").str.ends_with("3"), pl.col("label_love").is_not_null())
+    columns = ("message_id", "user_id")
+    return held.select(
+        *columns, label=pl.col("label_love") == 1, prompt=pl.lit("asked"), completion=pl.lit("said")
+    ).lazy()
 
 
 def test_readout_job_without_anything_to_compare_says_so(tmp_path: Path) -> None:

@@ -90,8 +90,8 @@ def test_four_arms_are_read_and_no_candidate_is(home: Path) -> None:
     assert set(readout.metrics["candidate"]) == {"InstructBabbage", "InstructDavinci", "Jumbo"}
     assert set(readout.metrics["baseline"]) == {"Davinci"}
     backtest = pl.read_parquet(bench.lake.current("offline_online_backtest").path("backtest.parquet"))
-    assert backtest.height == 4
-    assert backtest.select(pl.col(pl.Float64).is_not_null().all()).row(0) == (True,) * 6
+    assert set(backtest["policy"]) == {"InstructBabbage", "InstructDavinci", "Jumbo"}, "each against the one reference"
+    assert backtest["predicted_change"].is_finite().all()
     assert bench.lake.partitions("ab_exposures") == []
 
 
