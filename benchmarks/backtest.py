@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import polars as pl
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, default=400)
     runs = parser.parse_args(argv).runs
     print("| what | wanted | found | 95% interval | runs |\n|---|---|---|---|---|", flush=True)
-    for share in (*slope_shares(runs), *audit_shares(runs)):
+    for share in chain(slope_shares(runs), audit_shares(runs)):
         print(share.row, flush=True)
 
 
