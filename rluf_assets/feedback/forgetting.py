@@ -26,7 +26,7 @@ from rluf_assets.lake import MANIFEST, SCRATCH, Lake, content_hash, read_json, w
 
 TOMBSTONES, JOURNAL = "tombstones.json", "forgetting.json"
 # Columns that name one of the user's messages; a fixed prompt is named by the reply that it had.
-_MESSAGE_IDS = ("message_id", "prompt_id", "parent_id")
+_MESSAGE_IDS = ("message_id", "prompt_id", "parent_id", "reply_id")
 
 
 @dataclass
