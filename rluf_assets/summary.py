@@ -22,6 +22,7 @@ from resources.production import Production, SimulatedProduction
 from resources.profiles import candidate_config
 from rluf_assets.evaluation.rates import attribute_rates, love_rate_change
 from rluf_assets.evaluation.words import percent
+from rluf_assets.feedback.defects import ANOTHER_DAYS
 from rluf_assets.lake import Artifact, Lake, read_json, write_json
 from rluf_assets.workbench import REWARDS
 
@@ -83,14 +84,14 @@ def _signal_set(lake: Lake) -> dict[str, Any]:
 
 
 def _set_aside(lake: Lake) -> dict[str, dict[str, int]]:
-    """Rows in the quarantine by table and defect, of all days and of the expert pairs."""
+    """Rows in the quarantine by table and defect, of all days and of the expert pairs; not what counts on another day."""
     days = [lake.current("validated_replies", day) for day in lake.partitions("validated_replies")]
     pairs = [lake.current("preference_pairs", objective) for objective in lake.partitions("preference_pairs")]
     tables = [pl.scan_parquet(found.path("quarantine.parquet"), hive_partitioning=False) for found in (*days, *pairs)]
     counts = pl.concat([table.group_by("table", "defect").len() for table in tables])
     summed = counts.group_by("table", "defect").agg(pl.col("len").sum()).sort("table", "defect").collect()
     found: dict[str, dict[str, int]] = {}
-    for table, defect, rows in summed.iter_rows():
+    for table, defect, rows in summed.filter(pl.col("defect") != ANOTHER_DAYS).iter_rows():
         found.setdefault(table, {})[defect] = rows
     return found
 
@@ -178,7 +179,8 @@ def print_table(figures: Mapping[str, Any], console: Console) -> None:
         )
     console.print(table)
     if not simulated:
-        console.print("Set aside: " + "; ".join(
+        aside = "; ".join(
             f"{table} {', '.join(f'{defect} {n}' for defect, n in defects.items())}"
             for table, defects in figures["set_aside"].items()
-        ) + ".")  # fmt: skip
+        )
+        console.print(f"Set aside: {aside or 'nothing'}.")

@@ -262,7 +262,7 @@ def load_profile(home: Path, name: str | None = None) -> Profile:
     set_here = environment_settings(os.environ)
     over = _merge(own, set_here)
     name = name or str(over.get("profile", "laptop"))
-    ground = _mapping(packaged(name).read_text(), f"profile {name}")
+    ground = _ground(name, over)
     places = [str(settings_file)] * bool(own) + [f"environment ({ENVIRONMENT_PREFIX}...)"] * bool(set_here)
     merged = _merge(ground, over)
     if "production" not in merged:
@@ -271,6 +271,16 @@ def load_profile(home: Path, name: str | None = None) -> Profile:
             "(`rluf init` writes that file, docs/your-own-logs.md explains it)."
         )
     return _validate(Profile, {**merged, "profile": name}, " and ".join(places) or f"profile {name}")
+
+
+def _ground(name: str, over: Mapping[str, Any]) -> dict[str, Any]:
+    """The packaged profile; its part `simulated` (use cases, the design of tests) only under a simulated production."""
+    ground = _mapping(packaged(name).read_text(), f"profile {name}")
+    simulated = ground.pop("simulated", {})
+    production = _merge(ground, over).get("production")
+    return (
+        _merge(ground, simulated) if isinstance(production, dict) and production.get("kind") == "simulated" else ground
+    )
 
 
 def environment_settings(environment: Mapping[str, str]) -> dict[str, Any]:

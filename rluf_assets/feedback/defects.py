@@ -65,7 +65,8 @@ REACTION_DEFECTS = {
     "scripted_burst": "one of more reactions of a user within seconds than a hand gives; the reply's labels are unknown",
 }
 # Set aside without a fault of their own: they do not count as bad rows.
-FAULTLESS = ("tool_message", "superseded", "on_greeting", "message_of_another_day")
+ANOTHER_DAYS = "message_of_another_day"
+FAULTLESS = ("tool_message", "superseded", "on_greeting", ANOTHER_DAYS)
 
 
 def judge_messages(

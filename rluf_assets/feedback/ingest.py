@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -24,6 +25,10 @@ from rluf_assets.feedback.schemas import empty
 from rluf_assets.feedback.sources import Opened, find, open_source, structural_errors
 from rluf_assets.feedback.values import clocks_in
 
+# Files of several days, up to this size together, are read once and not once a day.
+_HELD_BYTES = 64 << 20
+_Canonical = tuple[Opened, pl.LazyFrame, Ledger | None]
+_HELD: dict[tuple[Any, ...], _Canonical] = {}
 TIME_OF = {"messages": "created_at", "reactions": "reacted_at"}
 OTHERS: Mapping[str, str] = {
     "other_day": "of another day",
@@ -84,15 +89,43 @@ def _sources(config: IngestConfig) -> dict[str, bool]:
 
 
 def _part(source: str, config: IngestConfig, own: bool) -> Part:
-    opened, ledger = open_source(source), Ledger() if ADAPTERS[config.format].lines else None
-    with counting(ledger) if ledger is not None else nullcontext():
-        rows = _adapted(opened, config)
+    opened, rows, ledger = _read(source, config)
     time, other = pl.col(TIME_OF[config.table]), pl.lit(None, pl.String)
     if config.day is not None and ("{day}" not in config.source or config.layout.time_zone != "UTC"):
         other = pl.when(time.dt.date() != config.day).then(pl.lit("other_day"))
         if config.undated == "other" or not own:
             other = pl.when(time.is_null()).then(pl.lit("undated")).otherwise(other)
     return Part(opened, rows.with_columns(other=other), ledger)
+
+
+def _read(source: str, config: IngestConfig) -> _Canonical:
+    """All canonical rows of the files. Small files of several days are held for the next day, while they stay as they are."""
+    key = _to_hold(source, config)
+    if key is not None and key in _HELD:
+        return _HELD[key]
+    opened, ledger = open_source(source), Ledger() if ADAPTERS[config.format].lines else None
+    with counting(ledger) if ledger is not None else nullcontext():
+        rows = _adapted(opened, config)
+    if key is None:
+        return opened, rows, ledger
+    with structural_errors(source):
+        found = opened, rows.collect(engine="streaming").lazy(), ledger
+    while len(_HELD) > 1:  # one of messages, one of reactions
+        del _HELD[next(iter(_HELD))]
+    _HELD[key] = found
+    return found
+
+
+def _to_hold(source: str, config: IngestConfig) -> tuple[Any, ...] | None:
+    """What the rows depend on, files as they are included; None where they are not to be held."""
+    if config.day is None or "{day}" in config.source or "://" in source:
+        return None
+    files = [(name, os.stat(name)) for name in find(source)]
+    if sum(stat.st_size for _, stat in files) > _HELD_BYTES:
+        return None
+    known = config.model_dump_json(include={"format", "table", "layout", "user_ids", "salt_env"})
+    salt = os.environ.get(config.salt_env) if config.user_ids == "raw" else None
+    return (known, salt, *((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in files))
 
 
 def _adapted(opened: Opened, config: IngestConfig) -> pl.LazyFrame:

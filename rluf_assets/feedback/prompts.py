@@ -137,7 +137,10 @@ def _quotas(counts: pl.DataFrame, stage: str, n: int, min_share: Mapping[str, fl
     unknown = sorted(set(min_share) - set(counts["use_case"]))
     if unknown:
         known = sorted(set(counts["use_case"]))
-        raise ConfigError(f"min_share: the logs have no use case {unknown}; known are {known}. Mend the names.")
+        raise ConfigError(
+            f"evaluation_prompts.min_share: the logs have no use case {unknown}; known are {known}. Mend the names, or leave "
+            "min_share out."
+        )
     wanted = allocate(natural, n, {name: share for name, share in min_share.items() if name in natural})
     rows = [
         (stage, name, quota, min(1.0, _RESERVE * quota / natural[name]), natural[name])

@@ -13,11 +13,12 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import fsspec
@@ -157,14 +158,29 @@ def scan_lines(source: str) -> pl.LazyFrame:
 
 def hash_files(*sources: str) -> str:
     """SHA-256 over the bytes of the files at paths, globs or URLs: one that is added or rewritten changes it."""
-    hashes = ""
-    for name in (name for source in sources for name in find(source)):
-        digest = hashlib.sha256()
-        with fsspec.open(name, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        hashes += digest.hexdigest()
+    hashes = "".join(_hash_file(name) for source in sources for name in find(source))
     return hashlib.sha256(hashes.encode()).hexdigest()
+
+
+def _hash_file(name: str) -> str:
+    if "://" in name:
+        return _digest(name)
+    stat = os.stat(name)
+    return _digest_once(name, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _digest_once(name: str, *as_it_is: int) -> str:
+    """Of a file of several days: read once while it stays as it is."""
+    return _digest(name)
+
+
+def _digest(name: str) -> str:
+    digest = hashlib.sha256()
+    with fsspec.open(name, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

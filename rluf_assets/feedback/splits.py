@@ -17,6 +17,7 @@ import polars as pl
 from rluf_assets.errors import ConfigError, DataError
 from rluf_assets.feedback.adversarial import condemned_days, counted_signals, reacted, with_condemned
 from rluf_assets.feedback.config import AdversarialConfig, SplitConfig
+from rluf_assets.feedback.defects import ANOTHER_DAYS
 from rluf_assets.feedback.sampling import stable_uniform
 from rluf_assets.feedback.schemas import TIME, label_column
 
@@ -170,6 +171,10 @@ def log_totals(folders: Sequence[Path]) -> dict[str, int]:
 
 
 def set_aside(folders: Sequence[Path]) -> pl.DataFrame:
-    """What the row contract set aside over all days: one row per table and defect with the number of rows."""
-    counts = scan_days(folders, "quarantine").group_by("table", "defect").agg(rows=pl.len().cast(pl.Int64))
+    """What the row contract set aside over all days: one row per table and defect with the number of rows.
+
+    Reactions that count with another of the days are not lost, and are not told as if they were.
+    """
+    lost = scan_days(folders, "quarantine").filter(pl.col("defect") != ANOTHER_DAYS)
+    counts = lost.group_by("table", "defect").agg(rows=pl.len().cast(pl.Int64))
     return counts.sort("table", "rows", "defect", descending=[False, True, False]).collect(engine="streaming")

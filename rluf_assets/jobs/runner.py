@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -244,7 +245,9 @@ def _gpu_facts() -> dict[str, float]:
     return {"peak_gpu_memory_gb": round(torch.cuda.max_memory_allocated() / 2**30, 3)}
 
 
+@cache
 def _versions() -> dict[str, str]:
+    """Reading a package's metadata takes as long as a day of a small log: once a process."""
     found = {}
     for package in RECORDED_VERSIONS:
         try:

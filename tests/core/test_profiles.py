@@ -8,6 +8,7 @@ import pytest
 
 from resources.profiles import Profile, SimulatedSettings, candidate_config, load_candidates, load_profile
 from rluf_assets.errors import ConfigError
+from rluf_assets.evaluation.plan import AbPlan
 
 
 def test_home_settings_lie_over_the_packaged_profile(tmp_path: Path) -> None:
@@ -17,6 +18,20 @@ def test_home_settings_lie_over_the_packaged_profile(tmp_path: Path) -> None:
     assert (own.seed, own.signal_set.user_cap) == (3, 7)
     assert own.signal_set.holdout_days == ground.signal_set.holdout_days
     assert own.production == ground.production
+
+
+@pytest.mark.parametrize("name", ["tiny", "laptop", "one_gpu", "cluster_256_h100"])
+def test_what_a_profile_says_of_the_simulated_production_holds_for_it_alone(tmp_path: Path, name: str) -> None:
+    simulated = load_profile(tmp_path, name)
+    assert (set(simulated.evaluation_prompts.min_share), simulated.ab_plan.design) == (
+        {"harmful_request", "sounds_harmful"}, "paired",
+    )  # fmt: skip
+    logs = "production: {kind: logged, first_day: 2026-01-01, messages: m, reactions: r, preferences: {}}\n"
+    (tmp_path / "rluf.yaml").write_text(logs)
+    own = load_profile(tmp_path, name)
+    assert (own.evaluation_prompts.min_share, own.ab_plan) == ({}, AbPlan())
+    (tmp_path / "rluf.yaml").write_text(logs + "evaluation_prompts: {min_share: {billing: 0.2}}\n")
+    assert load_profile(tmp_path, name).evaluation_prompts.min_share == {"billing": 0.2}
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ import polars as pl
 import pytest
 
 from rluf_assets.errors import ConfigError, DataError
+from rluf_assets.feedback import ingest
 from rluf_assets.feedback.config import IngestConfig, MessagesLayout
 from rluf_assets.feedback.ingest import read_table
 from rluf_assets.feedback.schemas import MESSAGES, REACTIONS
+from rluf_assets.feedback.sources import hash_files
 from tests.conftest import DATA
 from tests.feedback.logs import clean_logs, validated
 
@@ -30,6 +32,27 @@ def _write(path: Path, *lines: Any) -> str:
 def _read(source: str, table: str = "messages", **settings: Any) -> pl.DataFrame:
     config = IngestConfig.model_validate({"source": source, "table": table, "format": "messages", **settings})
     return read_table(config).collect(engine="streaming")
+
+
+def test_a_file_of_several_days_is_read_once_and_again_when_it_changes(tmp_path: Path) -> None:
+    days = ("2026-01-01", "2026-01-02")
+
+    def line(day: str, text: str) -> dict[str, Any]:
+        said = [{"role": role, "content": text, "created_at": f"{day}T12:00:00Z"} for role in ("user", "assistant")]
+        return {"id": day, "user": "u", "messages": said}
+
+    def read() -> list[list[str]]:
+        return [_read(source, day=day)["content"].to_list() for day in days]
+
+    source = _write(tmp_path / "log.jsonl", line(days[0], "one"), line(days[1], "two"))
+    assert read() == [["one", "one"], ["two", "two"]]
+    held, before = list(ingest._HELD)[-1], hash_files(source)
+    assert read() == [["one", "one"], ["two", "two"]]
+    assert list(ingest._HELD)[-1] is held
+    _write(tmp_path / "log.jsonl", line(days[0], "six"), line(days[1], "ten"))  # as many bytes as before
+    assert read() == [["six", "six"], ["ten", "ten"]]
+    assert hash_files(source) != before
+    assert len(ingest._HELD) <= 2
 
 
 OPENAI = [
