@@ -29,6 +29,9 @@ production:
   # past_launches: launches      # folder with launches.parquet and texts.parquet; without it the logs' own arms serve
   # ab_exposures: ab/{candidate} # folder with exposures.parquet of the candidate's arm, once candidates have been live
 # retention: {raw_days: 90}    # raw logs older than this are removed from the lake; labels made of them stay
+# validated_replies:
+#   exposure: all_shown            # only if it is true: every reply was shown with its buttons
+#   undated_reactions: at_message  # marks that stand on the messages and have no time of their own
 signal_set:
   signal: love
   holdout_days: 14
