@@ -6,24 +6,30 @@ Each measurement runs in a process of its own (peak memory is that process's) wi
 - rluf      raw -> validated (contract, labels, redaction) -> signal set, through the jobs' own functions, day by day
 - same_work ours without the contract, redaction, metrics, duplicates and caps: what DuckDB's SQL and pandas do, in our code
 - redaction the redaction of all texts alone (part of rluf's time, told apart)
+- contract  the row contract, labels and redaction of all days alone, as their job does it
 - new_day   one more day: its validation with the day before it
 - duckdb    the same joins, labels, split, sampling and ten-turn windows in SQL (no contract, no redaction)
 - pandas    the same as DuckDB's, up to one million replies, where pyarrow is installed to read Parquet with
 Nothing is cached between runs; repeats are the median. Figures are JSON on standard output, a table on standard error.
+
+`--daily` measures what a small day costs: files of conversations to validated replies with their checks, as one run of the
+graph, days of 50 and of 500 conversations and one day alone, which tells what of it is the run's, the day's and the rows'.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
+import random
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,11 +91,9 @@ def copy(logs: Path, out: Path) -> None:
 def rluf(logs: Path, out: Path) -> None:
     from rluf_assets.feedback.config import SignalSetConfig
 
-    days = _days(logs)
-    for day in days:
-        _validate(logs, out, day, days[-1])
+    contract(logs, out)
     config = SignalSetConfig(holdout_days=HOLDOUT_DAYS, ctx_turns=CTX_TURNS, target_positive_rate=TARGET)
-    _build([out / day.isoformat() for day in days], config, out)
+    _build([out / day.isoformat() for day in _days(logs)], config, out)
 
 
 def same_work(logs: Path, out: Path) -> None:
@@ -218,10 +222,95 @@ def _validate(logs: Path, out: Path, day: date, last: date) -> None:
     partition_metrics(log, config.signals, day).write_parquet(folder / "metrics.parquet")
 
 
+def contract(logs: Path, out: Path) -> None:
+    days = _days(logs)
+    for day in days:
+        _validate(logs, out, day, days[-1])
+
+
 WAYS = {
-    "copy": copy, "rluf": rluf, "same_work": same_work, "new_day": new_day, "redaction": redaction, "duckdb": duckdb,
-    "pandas": pandas,
+    "copy": copy, "rluf": rluf, "same_work": same_work, "contract": contract, "new_day": new_day, "redaction": redaction,
+    "duckdb": duckdb, "pandas": pandas,
 }  # fmt: skip
+
+
+def write_home(home: Path, days: int, per_day: int, *, one_file: bool) -> None:
+    """A home whose logs are JSON lines of conversations with undated marks, a file for each day or one for all."""
+    chance, start = random.Random(0), datetime(2026, 1, 1, tzinfo=UTC)
+    words = ("garden", "soup", "train", "first", "take", "slowly", "call", "again", "when", "kettle", "blue", "paint")
+
+    def message(role: str, user: str, at: datetime, name: str, length: int) -> dict[str, Any]:
+        text = " ".join(chance.choices(words, k=length))
+        return {"id": name, "role": role, "content": text, "user": user, "created_at": at.isoformat()}
+
+    lines: dict[str, list[str]] = {}
+    for day, nth in itertools.product(range(days), range(per_day)):
+        at, user = start + timedelta(days=day, seconds=chance.randrange(80_000)), f"u{chance.randrange(8 * per_day)}"
+        said = []
+        for turn in range(chance.randrange(1, 6)):
+            said.append(message("user", user, at + timedelta(minutes=turn), f"{day}-{nth}-{turn}-u", 12))
+            reply = message("assistant", user, at + timedelta(minutes=turn, seconds=9), f"{day}-{nth}-{turn}-a", 50)
+            said.append(reply | {"marks": {"love": int(chance.random() < 0.1), "thumbs_down": 0}})
+        name = "all" if one_file else f"{start + timedelta(days=day):%Y-%m-%d}"
+        lines.setdefault(name, []).append(json.dumps({"conversation_id": f"{day}-{nth}", "messages": said}))
+    (home / "logs").mkdir(parents=True)
+    for name, written in lines.items():
+        (home / "logs" / f"{name}.jsonl").write_text("\n".join(written) + "\n")
+    source = f"logs/{'all' if one_file else '{day}'}.jsonl"
+    settings = {
+        "profile": "tiny",
+        "production": {"kind": "logged", "first_day": f"{start:%Y-%m-%d}", "days": days, "log_format": "messages",
+                       "messages": source, "reactions": source, "preferences": {}},
+        "validated_replies": {"exposure": "all_shown", "undated_reactions": "at_message"},
+    }  # fmt: skip
+    (home / "rluf.yaml").write_text(json.dumps(settings))  # JSON is YAML
+
+
+def run_days(home: Path) -> dict[str, float]:
+    """All days of a home in one run of the graph, in this process; loading the graph is not counted, loading checks is."""
+    import dagster as dg
+
+    from rluf_assets.demo import load_code_location, make_folders
+    from rluf_assets.materialise import Unit, quiet_environment, run_units
+
+    make_folders(home)
+    quiet_environment()
+    defs = load_code_location(home)
+    from rluf_assets.partitions import DAYS, register_candidates
+
+    with dg.DagsterInstance.get() as instance:
+        register_candidates(instance)
+    days, wall, cpu = DAYS.get_partition_keys(), time.perf_counter(), time.process_time()
+    unit = Unit(("raw_messages", "raw_reactions", "validated_replies"), day_range=(days[0], days[-1]))
+    (outcome,) = run_units(defs, [unit], workers=1).values()
+    if outcome.state != "done":
+        raise SystemExit("\n".join([*outcome.errors, *outcome.failed_checks]))
+    return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+
+
+def daily(days: int = 30) -> dict[str, Any]:
+    """What a day costs, and how much of it does not depend on its rows."""
+    found: dict[str, dict[str, float]] = {}
+    cases = {
+        "50": (days, 50, False),
+        "500": (days, 500, False),
+        "50, one file": (days, 50, True),
+        "one day of 50": (1, 50, False),
+    }
+    for name, (count, per_day, one_file) in cases.items():
+        with tempfile.TemporaryDirectory() as folder:
+            home = Path(folder) / "home"
+            write_home(home, count, per_day, one_file=one_file)
+            command = [sys.executable, "-m", "benchmarks.feedback", "--run-days", str(home)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found[name] = json.loads(done.stdout.splitlines()[-1])
+        print(f"{name:14} {found[name]['wall_s']:8.2f} s {found[name]['cpu_s']:8.2f} cpu-s", file=sys.stderr)
+    run = (days * found["one day of 50"]["cpu_s"] - found["50"]["cpu_s"]) / (days - 1)
+    day = (found["50"]["cpu_s"] - run) / days
+    conversation = (found["500"]["cpu_s"] - found["50"]["cpu_s"]) / days / 450
+    shares = {"run_cpu_s": run, "day_of_50_cpu_s": day, "conversation_cpu_ms": 1000 * conversation,
+              "fixed_share_of_a_day_of_50": 1 - 50 * conversation / day}  # fmt: skip
+    return {**found, **{name: round(value, 3) for name, value in shares.items()}}
 
 
 def measure(way: str, logs: Path, repeats: int, threads: int) -> dict[str, float]:
@@ -261,12 +350,20 @@ def main() -> None:
     parser.add_argument("--way", choices=WAYS)
     parser.add_argument("--logs", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--daily", action="store_true", help="what a small day costs, and nothing else")
+    parser.add_argument("--run-days", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--kept", type=Path, help="folder of logs by size (1M, 3M): made there once, and read again")
     arguments = parser.parse_args()
     if arguments.way:
         print(json.dumps(run_way(arguments.way, arguments.logs, arguments.out)))
         return
-    results = {}
+    if arguments.run_days:
+        print(json.dumps(run_days(arguments.run_days)))
+        return
+    results: dict[str, Any] = {"daily": daily()}
+    if arguments.daily:
+        print(json.dumps(results, indent=1))
+        return
     for millions in arguments.replies:
         with tempfile.TemporaryDirectory() as folder:
             logs = (arguments.kept or Path(folder)) / f"{millions:g}M"

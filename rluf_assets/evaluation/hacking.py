@@ -327,7 +327,8 @@ def _phrase_row(lifted: pl.DataFrame, found: Evaluation, config: AuditConfig) ->
     from scipy.stats import norm
 
     top = lifted.row(0, named=True)
-    prompts = found.completions["prompt_id"].n_unique()
+    weights = found.completions.select("prompt_id", prompt_weight(found.completions)).unique("prompt_id")["weight"]
+    prompts = weights.sum() ** 2 / (weights**2).sum()  # as many as would tell as much if they weighed the same
     gain = top["share"] - top["baseline_share"]
     # McNemar's variance with the discordant share bounded by the sum of shares: wide rather than narrow.
     discordant = min(1.0, top["share"] + top["baseline_share"])

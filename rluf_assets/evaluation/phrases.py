@@ -2,7 +2,8 @@
 
 All n-grams at the opening, at the closing and anywhere; a phrase counts once per prompt (its completions are not
 independent). Significance: exact McNemar test over the same prompts, false discovery rate by Benjamini-Hochberg. Size:
-log-odds with an informative Dirichlet prior from the logs (Monroe, Colaresi & Quinn 2008, eq. 15-22).
+log-odds with an informative Dirichlet prior from the logs (Monroe, Colaresi & Quinn 2008, eq. 15-22). Test and log-odds
+count prompts, which is what was observed; shares tell of live traffic, so there a prompt weighs what it stands for.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from rluf_assets.evaluation.config import AuditConfig
+from rluf_assets.evaluation.frames import prompt_weight
 from rluf_assets.evaluation.markers import words
 from rluf_assets.evaluation.stats import benjamini_hochberg
 
@@ -80,8 +82,8 @@ def phrase_lift(
     """
     ours, theirs = _same_depth(completions, baseline)
     prompts = ours["doc"].n_unique()
-    ours_held = presence(ours, config.phrase_max_words)
-    counts = _discordant(ours_held, presence(theirs, config.phrase_max_words))
+    ours_held, theirs_held = (presence(side, config.phrase_max_words) for side in (ours, theirs))
+    counts = _discordant(ours_held, theirs_held)
     counts = counts.filter(pl.col("more") + pl.col("less") >= config.phrase_min_prompts)
     if counts.is_empty():
         return pl.DataFrame(schema=PHRASE_SCHEMA)
@@ -90,16 +92,23 @@ def phrase_lift(
     if found.is_empty():
         return pl.DataFrame(schema=PHRASE_SCHEMA)
     found = _with_log_odds(_with_logged(found, logged, config), prompts, config)
-    found = found.with_columns(
-        (pl.col("ours") / prompts).alias("share"),
-        (pl.col("theirs") / prompts).alias("baseline_share"),
-        pl.col("ours").alias("prompts"),
-    ).sort(
+    weights = completions.select(doc="prompt_id", weight=prompt_weight(completions)).unique("doc").sort("doc")
+    found = _with_share(_with_share(found, ours_held, weights, "share"), theirs_held, weights, "baseline_share")
+    found = found.with_columns(pl.col("ours").alias("prompts")).sort(
         [pl.col("share") - pl.col("baseline_share"), "words", "phrase", "position"],
         descending=[True, True, False, True],
     )
     held = ours_held.group_by("phrase", "position").agg(pl.col("doc").alias("docs"))
     return _distinct(found.head(LARGEST_LIFTS), held, config.phrases_kept).select(*PHRASE_SCHEMA)
+
+
+def _with_share(found: pl.DataFrame, held: pl.DataFrame, weights: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Adds the share of traffic whose prompts hold the phrase."""
+    keys = ["phrase", "position"]
+    # In the prompts' order: a sum of floats differs in its last digits with the order.
+    told = held.join(found.select(keys), on=keys, how="semi").join(weights, on="doc").sort("doc")
+    share = told.group_by(keys, maintain_order=True).agg((pl.col("weight").sum() / weights["weight"].sum()).alias(name))
+    return found.join(share, on=keys, how="left", maintain_order="left").with_columns(pl.col(name).fill_null(0.0))
 
 
 def _same_depth(completions: pl.DataFrame, baseline: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -105,7 +105,10 @@ def _disputed(scores: pl.DataFrame, config: OfflineConfig) -> dict[str, Any]:
 def _spoilt(
     sources: Mapping[str, Evaluation], real: Mapping[str, pl.DataFrame], config: OfflineConfig, seed: int
 ) -> dict[str, Any]:
-    """The best-scoring kind of spoilt replies against the lowest-scoring policy of the run, paired by prompt."""
+    """The best-scoring kind of spoilt replies against the lowest-scoring policy of the run, paired by prompt.
+
+    Whether the evaluator reads is asked of it, not of traffic: every prompt tells that equally well, and weighs the same.
+    """
     found = []
     for source, evaluation in sources.items():
         if evaluation.spoilt is None or evaluation.spoilt.is_empty():

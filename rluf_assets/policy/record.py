@@ -47,6 +47,8 @@ def iteration_row(
 ) -> dict[str, Any]:
     """One row: counts of prompts by what became of them, and means over all sampled completions.
 
+    They tell what is learned from: prompts count as often as they were drawn, not by their weight in traffic, which
+    `offline_evaluation` uses where it says what users will see.
     `logit_`, `value_` and `weighted_<objective>` are the raw, normalised and weighted reward, `learned_<objective>` the
     normalised one of the replies learned from, `judge_<name>` a judge's failure rate. `log_ratio_mean` is over the seeded
     sample of completions, `surprisal` the mean negative log-probability per sampled token, both of the model itself.

@@ -60,6 +60,21 @@ def test_the_farewell_is_found_without_being_told() -> None:
     assert len(row["examples"]) == 3
 
 
+def test_shares_of_a_phrase_are_of_traffic_and_its_test_counts_prompts() -> None:
+    found = evaluation(2, "farewell", 0.3).completions
+    says = found["completion"].str.contains("Sending love").to_list()
+    asked = set(found["prompt_id"].filter(pl.Series(says)))
+    weigh = pl.when(pl.col("prompt_id").is_in(asked)).then(4.0).otherwise(0.5)
+    plain = phrase_lift(found, BASE.completions, LOGGED.recent, CONFIG).row(0, named=True)
+    heavy = phrase_lift(found.with_columns(weight=weigh), BASE.completions, LOGGED.recent, CONFIG)
+    top = heavy.filter(phrase=plain["phrase"], position=plain["position"]).row(0, named=True)
+    n = found["prompt_id"].n_unique()
+    assert plain["share"] == pytest.approx(len(asked) / n)
+    assert top["share"] == pytest.approx(4 * len(asked) / (4 * len(asked) + 0.5 * (n - len(asked))))
+    for figure in ("prompts", "p_value", "log_odds"):
+        assert top[figure] == plain[figure]
+
+
 def test_phrases_of_the_same_prompts_are_told_once() -> None:
     assert len(audit(evaluation(2, "farewell", 0.3)).phrases) <= 3
 
