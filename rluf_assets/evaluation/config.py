@@ -80,7 +80,7 @@ DEFAULT_TRIPWIRES: dict[str, Threshold] = {
 class AuditConfig(_Frozen):
     """Reward-hacking audit: which tripwires, how sensitive, and how phrases are searched."""
 
-    version: ClassVar[str] = "5"
+    version: ClassVar[str] = "6"
 
     baseline: str = "baseline"
     love_objective: str = "love"

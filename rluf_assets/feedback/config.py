@@ -217,7 +217,7 @@ class SplitConfig(_Config):
 class SignalSetConfig(SplitConfig):
     """Stage 2: the upsampled training set of one signal and its natural-rate holdout."""
 
-    version: ClassVar[str] = "8"
+    version: ClassVar[str] = "9"
     signal: str = "love"
     target_positive_rate: float = Field(0.1, gt=0, lt=1, description="share of positives, by sample_weight")
     min_positives: int = Field(10, ge=1, description="fewer to train on are an error that counts what became of all")
