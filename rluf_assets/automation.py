@@ -84,9 +84,11 @@ def automated(spec: dg.AssetSpec) -> dg.AssetSpec:
         )  # where nobody made prompts yet, no user is kept out for them
     elif name == "reward_hacking_audit":
         condition = follows(besides=("signal_set",))  # a new day alone changes no candidate
+    elif name == "off_policy_evaluation":  # the same: what comes anew is what a candidate says
+        condition = follows(besides=[key for key in _names(spec.deps) if key != "offline_evaluation"])
     elif name == "release_report":
         # Once, when all is compared: whatever else changes with a model changes the comparisons after it.
-        compared = ("reward_hacking_audit", "ab_test_readout")
+        compared = ("reward_hacking_audit", "ab_test_readout", "off_policy_evaluation")
         condition = follows(besides=[key for key in _names(spec.deps) if key not in compared])
     elif name == "released_policy":
         # New weights are not released on the word of a report about the old ones.

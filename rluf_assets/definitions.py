@@ -40,8 +40,8 @@ optimise_candidate = dg.define_asset_job(
 decide_release = dg.define_asset_job(
     "decide_release",
     selection=dg.AssetSelection.assets(
-        "past_launches", "offline_online_backtest", "reward_hacking_audit", "ab_test_readout", "release_report",
-        "released_policy",
+        "past_launches", "offline_online_backtest", "off_policy_evaluation", "reward_hacking_audit", "ab_test_readout",
+        "release_report", "released_policy",
     ),
     description="Compare the candidates and decide.",
 )  # fmt: skip

@@ -75,6 +75,7 @@ def all_units() -> list[Unit]:
         *(Unit(("crraft_policy",), partition=name) for name in names),
         *(Unit(("offline_evaluation", "ab_exposures"), partition=name) for name in names),
         Unit(("offline_online_backtest",)),
+        Unit(("off_policy_evaluation",)),
         Unit(("reward_hacking_audit", "ab_test_readout", "release_report", "released_policy")),
     ]
 

@@ -17,6 +17,7 @@ from rluf_assets.planning import (
     estimate_base,
     estimate_evaluation,
     estimate_exposures,
+    estimate_off_policy,
     estimate_policy,
     estimate_reward,
 )
@@ -64,6 +65,7 @@ def estimates(profile: Profile, candidates: Mapping[str, OptimisationConfig]) ->
             yield estimate_exposures(name, profile, needs(exposures)) if played else told
     yield Estimate(launches, "past_launches", needs(launches))
     yield estimate_backtest(profile, needs("offline_online_backtest"))
+    yield estimate_off_policy(profile, needs("off_policy_evaluation"))
     for job, asset in DECISION:
         yield Estimate(job, asset, needs(job))
 

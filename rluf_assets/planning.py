@@ -410,6 +410,16 @@ def estimate_backtest(profile: Profile, needs: JobResources) -> Estimate:
     return _estimate("offline_online_backtest", "offline_online_backtest", needs, memory, 0.0, 0.0, {}, "")
 
 
+def estimate_off_policy(profile: Profile, needs: JobResources) -> Estimate:
+    """Candidates, one after another, read logged replies in float32; none is loaded where no log-probability is logged."""
+    shape, tokens = policy_shape(profile), profile.off_policy_evaluation.batch_tokens
+    memory = {
+        "weights": shape.parameters * 4 / GIB,
+        "activations": forward_memory(shape, tokens, width=4, logits=True),
+    }
+    return _estimate("off_policy_evaluation", "off_policy_evaluation", needs, memory, 0.0, 0.0, {}, "")
+
+
 def assumptions(profile: Profile) -> list[str]:
     """What the estimates rest on, in words."""
     plan = profile.plan

@@ -37,6 +37,7 @@ def rebuild_pages(home: Path) -> list[Path]:
         readout=_folder(lake, "ab_test_readout"),
         backtest=_folder(lake, "offline_online_backtest"),
         signal_set=_folder(lake, "signal_set"),
+        off_policy=_folder(lake, "off_policy_evaluation"),
     )
     config = release_config(profile.release_report, profile.ab_plan, lake, names, {})
     release = make_release(folders, config, seed=profile.seed)

@@ -23,6 +23,7 @@ from resources.profiles.plan import PlanSettings
 from rluf_assets.errors import ConfigError
 from rluf_assets.evaluation.config import AuditConfig as HackingAuditConfig
 from rluf_assets.evaluation.config import BacktestConfig, ReadoutConfig, ReleaseConfig
+from rluf_assets.evaluation.off_policy_rows import OffPolicyConfig
 from rluf_assets.evaluation.plan import AbPlan
 from rluf_assets.feedback.config import (
     POLARITY,
@@ -132,6 +133,7 @@ class Profile(_Frozen):
     ab_plan: AbPlan = Field(AbPlan(), description="what A/B tests are judged by; written before users meet a candidate")
     ab_test_readout: ReadoutConfig = ReadoutConfig()
     offline_online_backtest: BacktestConfig = BacktestConfig()
+    off_policy_evaluation: OffPolicyConfig = OffPolicyConfig()
     release_report: ReleaseConfig = ReleaseConfig()
 
     @model_validator(mode="before")

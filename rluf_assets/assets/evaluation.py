@@ -104,9 +104,38 @@ def offline_online_backtest(context: dg.AssetExecutionContext, stage: StageRunne
 
 @dg.asset(
     **EVALUATION,
+    kinds={"polars", "torch"},
+    deps=[offline_evaluation, crraft_policy, validated_replies, signal_set, evaluation_prompts, p_love],
+)
+def off_policy_evaluation(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
+    """One row per candidate and logged arm: the rate that the logs alone tell, or that they do not overlap enough."""
+    lake, evaluated = stage.lake, profile().offline_evaluation
+    config = profile().off_policy_evaluation.model_copy(
+        update={
+            "signal": profile().signal_set.signal,
+            "baseline": profile().release_report.baseline,
+            "love_objective": profile().release_report.love_objective,
+            "temperature": evaluated.temperature,
+            "max_new_tokens": evaluated.max_new_tokens,
+        }
+    )
+    inputs = {
+        **days_of(lake, "validated_replies"),
+        **each_candidate(lake, "offline_evaluation"),
+        **each_candidate(lake, "crraft_policy"),
+        "signal_set": lake.current("signal_set"),
+        "evaluation_prompts": lake.current("evaluation_prompts"),
+        "reward": lake.current("p_love"),
+    }
+    return stage.run(context, Work("off_policy_evaluation", config, inputs))
+
+
+@dg.asset(
+    **EVALUATION,
     kinds={"plotly"},
     deps=[
         offline_evaluation,
+        off_policy_evaluation,
         ab_exposures,
         reward_hacking_audit,
         ab_test_readout,
@@ -126,7 +155,13 @@ def release_report(context: dg.AssetExecutionContext, stage: StageRunner) -> Res
         **rewards_of(lake),
         **{
             name: lake.current(name)
-            for name in ("reward_hacking_audit", "ab_test_readout", "offline_online_backtest", "signal_set")
+            for name in (
+                "reward_hacking_audit",
+                "ab_test_readout",
+                "offline_online_backtest",
+                "off_policy_evaluation",
+                "signal_set",
+            )
         },
     }
     evidence = {name: artifact.content_hash for name, artifact in inputs.items()}

@@ -42,6 +42,7 @@ class Kind(StrEnum):
 
     PREDICTION = "prediction"  # what offline figures say users would do, and whether to believe them
     HARM = "harm"  # what users' reactions do not show: safety, helpfulness, reward hacking
+    SECOND = "second reader"  # what the logs say of a policy that was not live: it lowers a verdict, never raises one
     LIVE = "live"  # what users did: the goals, each guardrail, whether the test is sound, whether its plan stood
 
 
@@ -68,9 +69,11 @@ TABLE: Mapping[tuple[bool, Kind], Mapping[Result, Verdict]] = {
     (False, Kind.PREDICTION): _BEFORE,
     (False, Kind.HARM): _BEFORE,
     (False, Kind.LIVE): _BEFORE,
+    (False, Kind.SECOND): _BEFORE,
     (True, Kind.PREDICTION): _ANSWERED,
     (True, Kind.HARM): _AFTER,
     (True, Kind.LIVE): _AFTER,
+    (True, Kind.SECOND): _ANSWERED,
 }
 
 
@@ -134,7 +137,8 @@ def _because(gates: Sequence[Gate], verdict: Verdict, exposed: bool) -> list[Gat
     if verdict is Verdict.PROMOTE:
         spoken = [g for g in gates if g.result is Result.PASS]
         return sorted(spoken, key=lambda g: g.kind is not Kind.LIVE)
-    gravity = (Kind.HARM, Kind.LIVE, Kind.PREDICTION) if exposed else (Kind.HARM, Kind.PREDICTION, Kind.LIVE)
+    first = (Kind.HARM, Kind.LIVE, Kind.PREDICTION) if exposed else (Kind.HARM, Kind.PREDICTION, Kind.LIVE)
+    gravity = (*first, Kind.SECOND)
     held = [g for g in gates if g.result is not Result.PASS and allowed(g, exposed=exposed) is verdict]
     held = held or [g for g in gates if allowed(g, exposed=exposed) is verdict] or list(gates)
     return sorted(held, key=lambda g: (RANK.index(g.result), gravity.index(g.kind), g.name not in GRAVEST))

@@ -264,7 +264,7 @@ def _overlap(user: Labels, used: Array, outcome: Array, *, largest: float, uncut
         effective_events=_effective(events),
         largest_user_share=float(totals.max()) / total if total > 0 else 1.0,
         largest_weight=largest,
-        clipped_share=1.0 - total / float(uncut.sum()) if uncut.sum() > 0 else 1.0,
+        clipped_share=max(1.0 - total / float(uncut.sum()), 0.0) if uncut.sum() > 0 else 1.0,
         mean_weight=float(uncut.sum()) / float(base.sum()) if base.sum() > 0 else 0.0,
     )
 

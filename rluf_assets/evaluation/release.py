@@ -27,6 +27,7 @@ from rluf_assets.evaluation.gates import (
 )
 from rluf_assets.evaluation.offline import OfflineComparison
 from rluf_assets.evaluation.readout import Readout
+from rluf_assets.evaluation.second_reader import off_policy_gate, read_off_policy
 from rluf_assets.evaluation.transport import TRANSPORT
 from rluf_assets.evaluation.trust import TRUST_SCHEMA
 from rluf_assets.evaluation.trust_gate import trust_gate
@@ -70,6 +71,7 @@ class Evidence:
     trust: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TRUST_SCHEMA))
     exposed: frozenset[str] = frozenset()
     transport: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TRANSPORT))
+    off_policy: pl.DataFrame = field(default_factory=lambda: read_off_policy(None))
 
     def met_users(self, candidate: str, config: ReleaseConfig) -> bool:
         """Whether users met it: its exposures are there, were read once, or stand in the readout."""
@@ -132,6 +134,7 @@ def gates_of(candidate: str, evidence: Evidence, config: ReleaseConfig) -> list[
     return [
         *believed,
         love_gate(candidate, evidence.offline, config, level=claim_of(believed)[0] is Claim.LEVEL),
+        off_policy_gate(candidate, evidence.off_policy, config),
         *(
             non_inferiority_gate(candidate, objective, margin, evidence.offline)
             for objective, margin in config.non_inferior.items()

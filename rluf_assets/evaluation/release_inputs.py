@@ -23,6 +23,7 @@ from rluf_assets.evaluation.readout import Readout, read_readout
 from rluf_assets.evaluation.release import Decision, Evidence, conclusion, decide_all
 from rluf_assets.evaluation.reliability import reliability
 from rluf_assets.evaluation.report import ReportData, farewell_rates, side_by_side
+from rluf_assets.evaluation.second_reader import read_off_policy
 from rluf_assets.evaluation.stats import finite
 from rluf_assets.evaluation.transport import TRANSPORT
 from rluf_assets.evaluation.trust import assess_trust
@@ -40,6 +41,7 @@ class ReleaseFolders:
     readout: Path | None = None
     backtest: Path | None = None
     signal_set: Path | None = None
+    off_policy: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,10 @@ def make_release(folders: ReleaseFolders, config: ReleaseConfig, *, seed: int) -
             read_json(str(folders.backtest / "summary.json")),
         )
     trust = assess_trust(evaluations, config.offline, seed=seed)
+    off_policy = read_off_policy(folders.off_policy)
     past, exposed = backtest[1] if backtest else None, frozenset(folders.exposures)
-    evidence = Evidence(offline, tripwires, past, readout, trust, exposed, _transport(folders.backtest))
+    transport = _transport(folders.backtest)
+    evidence = Evidence(offline, tripwires, past, readout, trust, exposed, transport, off_policy)
     decisions = decide_all(evidence, config)
     logged = tripwires.filter((pl.col("tripwire") == "farewell") & pl.col("logged").is_not_null())["logged"]
     data = ReportData(
@@ -83,6 +87,7 @@ def make_release(folders: ReleaseFolders, config: ReleaseConfig, *, seed: int) -
         readout=readout,
         backtest=backtest,
         trust=trust,
+        off_policy=off_policy,
         **_reward_figures(folders, config),
         simulation=simulated_truth(folders.exposures, config, seed=seed),
     )

@@ -27,6 +27,7 @@ from rluf_assets.evaluation.gates import GOAL, GUARDRAIL
 from rluf_assets.evaluation.offline import OfflineComparison
 from rluf_assets.evaluation.readout import Readout
 from rluf_assets.evaluation.release import REFERENCE, Decision, claimed, conclusion
+from rluf_assets.evaluation.second_reader import read_off_policy, second_reader
 from rluf_assets.evaluation.trust import TRUST_SCHEMA
 from rluf_assets.evaluation.words import number, percent, points, span
 
@@ -60,6 +61,7 @@ class ReportData:
     readout: Readout | None = None
     backtest: tuple[pl.DataFrame, Mapping[str, Any]] | None = None
     trust: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TRUST_SCHEMA))
+    off_policy: pl.DataFrame = field(default_factory=lambda: read_off_policy(None))
     reliability: pl.DataFrame | None = None
     rewards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     funnel: pl.DataFrame | None = None
@@ -109,6 +111,7 @@ def render_report(data: ReportData, config: ReleaseConfig) -> str:
         simulation=list(data.simulation.items()),
         correlations=_correlations(data, config),
         arms=_logged_arms(data),
+        second=second_reader(data.off_policy, data.decisions, config),
         plotly=packed_plotly(),
     )
     return str(page)

@@ -1,7 +1,7 @@
 """Job: decide on every candidate against the baseline, and write the page people read.
 
 Inputs: `offline_evaluation/<candidate>` and, where they are: `reward_hacking_audit`, `ab_test_readout`,
-`ab_exposures/<candidate>`, `offline_online_backtest`, `rewards/<objective>`, `signal_set`.
+`ab_exposures/<candidate>`, `offline_online_backtest`, `off_policy_evaluation`, `rewards/<objective>`, `signal_set`.
 Run: python -m rluf_assets.jobs.release_report SPEC.json
 """
 
@@ -29,6 +29,7 @@ def run(job: Job) -> Produced:
         readout=optional_folder(job, "ab_test_readout"),
         backtest=optional_folder(job, "offline_online_backtest"),
         signal_set=optional_folder(job, "signal_set"),
+        off_policy=optional_folder(job, "off_policy_evaluation"),
     )
     job.progress(0, 2, "comparing candidates")
     release = make_release(folders, config, seed=job.seed)

@@ -134,6 +134,7 @@ class TransformersEngine:
         *,
         max_new_tokens: int | None = None,
         batch_tokens: int = 4_096,
+        temperature: float = 1.0,
     ) -> np.ndarray:
         """log pi(completion | prompt) under this engine's model, summed over the completion's tokens; float64, (rows,).
 
@@ -146,15 +147,15 @@ class TransformersEngine:
         # Not in inference mode: weights that a sharded model gathers in it could not be trained afterwards.
         with torch.no_grad(), self.precision():
             for batch in batches:
-                tokens = self.token_logprobs([ids[i] for i in batch])
+                tokens = self.token_logprobs([ids[i] for i in batch], temperature)
                 total[batch] = tokens.double().sum(dim=1).cpu().numpy()
             for _ in range(idle):
                 self.token_logprobs([([0], [0])])  # an idle pass: other ranks have more than this one
         return total
 
-    def token_logprobs(self, pairs: Sequence[tuple[list[int], list[int]]]) -> torch.Tensor:
+    def token_logprobs(self, pairs: Sequence[tuple[list[int], list[int]]], temperature: float = 1.0) -> torch.Tensor:
         """`token_logprobs` under this engine's model, or through what shards it. Differentiable."""
-        return token_logprobs(self.model, pairs, self._passes)
+        return token_logprobs(self.model, pairs, self._passes, temperature)
 
     def pass_through(self, module: torch.nn.Module, rounds: Callable[[int], int]) -> None:
         """Send passes through `module`, which wraps the model; `rounds`: how many all ranks make (distributed.py)."""
@@ -203,7 +204,10 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[i
 
 
 def token_logprobs(
-    model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]], through: torch.nn.Module | None = None
+    model: PreTrainedModel,
+    pairs: Sequence[tuple[list[int], list[int]]],
+    through: torch.nn.Module | None = None,
+    temperature: float = 1.0,
 ) -> torch.Tensor:
     """Log-probability of each completion token, shape (rows, longest completion), zero beyond a row's own.
 
@@ -230,6 +234,7 @@ def token_logprobs(
         logits = (through or model)(input_ids=ids, use_cache=False).logits.float()
     finally:
         hook.remove()
+    logits = logits if temperature == 1.0 else logits / temperature
     targets = ids.gather(1, where + 1)
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return torch.where(real, -losses.view(targets.shape), 0.0)

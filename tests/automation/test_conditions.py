@@ -20,7 +20,9 @@ ALL_DAYS = DAYS.get_partition_keys()
 YESTERDAY, LAST = ALL_DAYS[-2:]
 NAMES = ("baseline", "moderate")
 PER_CANDIDATE = ("crraft_policy", "offline_evaluation", "ab_exposures")
-COMPARISONS = ("reward_hacking_audit", "ab_test_readout", "release_report", "released_policy")
+COMPARISONS = (
+    "reward_hacking_audit", "ab_test_readout", "off_policy_evaluation", "release_report", "released_policy",
+)  # fmt: skip
 
 
 @dataclass
@@ -105,7 +107,7 @@ def test_a_new_day_asks_for_exactly_what_is_downstream(world: World) -> None:
     world.make("raw_reactions", "2", LAST)
     ticks = world.settle(validated_replies="2", signal_set="2", p_love="2", crraft_policy="2", offline_evaluation="2",
                          offline_online_backtest="2", reward_hacking_audit="2", ab_exposures="2", ab_test_readout="2",
-                         release_report="2", signal_audit="2")  # fmt: skip
+                         off_policy_evaluation="2", release_report="2", signal_audit="2")  # fmt: skip
     assert ticks[0] == {"validated_replies": {YESTERDAY, LAST}}
     assert ticks[1] == {"signal_audit": {None}, "signal_set": {None}}
     assert ticks[2] == {"p_love": {None}}

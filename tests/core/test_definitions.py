@@ -25,7 +25,7 @@ GRAPH = {
     "policy": {"crraft_policy"},
     "evaluation": {
         "offline_evaluation", "ab_exposures", "reward_hacking_audit", "ab_test_readout", "past_launches",
-        "offline_online_backtest", "release_report", "released_policy",
+        "offline_online_backtest", "off_policy_evaluation", "release_report", "released_policy",
     },
 }  # fmt: skip
 # Folders of weights: their columns are those of no table.

@@ -117,7 +117,7 @@ def test_a_job_that_loads_a_model_fits_only_where_its_memory_does(tmp_path: Path
     plan = load_profile(tmp_path).plan
     rows = {row.asset: row for row in plan_of(tmp_path, "laptop")}
     loads = ["base_policy", "p_love", "ab_exposures[moderate]", "offline_online_backtest", "offline_evaluation[moderate]",
-             "crraft_policy[moderate]"]  # fmt: skip
+             "crraft_policy[moderate]", "off_policy_evaluation"]  # fmt: skip
     for asset in loads:
         assert "needs" in (rows[asset].problem(plan) or ""), asset
     assert rows["signal_set"].problem(plan) is None
