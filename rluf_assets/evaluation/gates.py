@@ -17,6 +17,7 @@ from rluf_assets.evaluation.config import ReleaseConfig
 from rluf_assets.evaluation.decision import Figures, Gate, Kind, Result
 from rluf_assets.evaluation.offline import ALL, OfflineComparison
 from rluf_assets.evaluation.readout import Readout
+from rluf_assets.evaluation.segment_gate import SEGMENTS, segment_gate
 from rluf_assets.evaluation.words import number, percent, points, span
 
 PLAN, SOUND, GOAL, AUDIT = "ab_plan", "ab_test_sound", "ab_goal", "hacking_audit"
@@ -102,7 +103,7 @@ def _audit(result: Result, said: str, rows: list[dict[str, Any]], figures: Figur
 
 
 def live_gates(candidate: str, readout: Readout | None, config: ReleaseConfig) -> list[Gate]:
-    """What users did: the plan stood, the test is sound, a goal rises, each guardrail of the plan holds."""
+    """What users did: the plan stood, the test is sound, a goal rises, each guardrail holds, no group is worse off."""
     rows = pl.DataFrame() if readout is None else readout.metrics.filter(pl.col("candidate") == candidate)
     checks = pl.DataFrame() if readout is None else readout.checks.filter(pl.col("candidate") == candidate)
     overall = {} if rows.is_empty() else {r["metric"]: r for r in rows.filter(pl.col("segment") == ALL).to_dicts()}
@@ -111,6 +112,7 @@ def live_gates(candidate: str, readout: Readout | None, config: ReleaseConfig) -
         sound_gate(checks),
         goal_gate([overall[g] for g in config.plan.goals if g in overall], config),
         *(guardrail_gate(name, overall.get(name)) for name in config.plan.guardrails),
+        *([segment_gate(candidate, readout, config)] if config.plan.segments else []),
     ]
 
 
@@ -209,7 +211,8 @@ def guardrail_gate(name: str, row: Mapping[str, Any] | None) -> Gate:
 def required(config: ReleaseConfig) -> list[str]:
     """Names of the gates that every candidate must have."""
     guardrails = [f"{GUARDRAIL}{name}" for name in config.plan.guardrails]
-    return [*CLAIM_GATES, "offline_love", *config.non_inferior, AUDIT, PLAN, SOUND, GOAL, *guardrails]
+    groups = [SEGMENTS] if config.plan.segments else []
+    return [*CLAIM_GATES, "offline_love", *config.non_inferior, AUDIT, PLAN, SOUND, GOAL, *guardrails, *groups]
 
 
 def excused(config: ReleaseConfig) -> list[str]:

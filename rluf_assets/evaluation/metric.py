@@ -20,6 +20,7 @@ from rluf_assets.evaluation.clustering import TwoWay
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
 from rluf_assets.evaluation.decision import Result
 from rluf_assets.evaluation.exposures import Arm
+from rluf_assets.evaluation.plan import AbPlan
 from rluf_assets.evaluation.rare_events import difference_of_shares, users_with_event
 from rluf_assets.evaluation.stats import (
     Estimate,
@@ -80,8 +81,7 @@ def compare_metric(
 
     plan = config.plan
     always = sequential_factor(users, planned=plan.planned_users, confidence=1 - plan.alpha)
-    on_time = plan.critical_value(users)
-    confidence = confidence_of(always if on_time is None else on_time)
+    confidence = confidence_of(decisive(users, plan))
     shown, planned = lift_at(config.confidence), lift_at(confidence)
     events = [users_with_event(a.values(metric.numerator), a.values(metric.denominator)) for a in (arm, base)]
     shrink = _design_effect(spread, arm, base, pair)
@@ -92,7 +92,8 @@ def compare_metric(
         "metric": metric.name, "role": metric.role, "better": metric.better,
         "margin": metric.margin, "absolute_margin": metric.absolute_margin,
         "control": control.value, "treatment": treatment.value,
-        "lift": shown.value, "ci_low": shown.low, "ci_high": shown.high,
+        "lift": shown.value, "lift_error": None if no_events else finite(_lift_error(treatment, control, spread)),
+        "ci_low": shown.low, "ci_high": shown.high,
         "p_value": difference_p_value(difference, spread.difference, spread.df), "z": _z(difference, spread),
         "look": plan.look(users), "plan_low": planned.low, "plan_high": planned.high,
         "sequential_low": relative(difference - always * standard_error),
@@ -106,6 +107,20 @@ def compare_metric(
         "n_control": len(base.users), "n_treatment": len(arm.users),
     }  # fmt: skip
     return {**row, "result": str(guardrail_result(metric, planned, shares)) if metric.role == "guardrail" else None}
+
+
+def decisive(users: int, plan: AbPlan) -> float:
+    """The critical value that decides at so many users: the look's boundary, between looks the always-valid one."""
+    on_time = plan.critical_value(users)
+    always = sequential_factor(users, planned=plan.planned_users, confidence=1 - plan.alpha)
+    return always if on_time is None else on_time
+
+
+def _lift_error(treatment: Ratio, control: Ratio, spread: Variances) -> float:
+    """Standard error of the lift itself, by the delta method."""
+    ratio = treatment.value / control.value
+    variance = spread.treatment + ratio**2 * spread.control - 2 * ratio * spread.covariance
+    return float(np.sqrt(max(variance, 0.0))) / abs(control.value)
 
 
 def confidence_of(critical: float) -> float:

@@ -71,7 +71,10 @@ class AbPlan(BaseModel):
     )
     exclude: tuple[Exclusion, ...] = ("users_in_both_arms", "adversarial")
     winsorise: dict[str, float] = Field({}, description="metric -> quantile of users at which its counts are cut")
-    excused: tuple[str, ...] = Field((), description="guardrails and offline gates that may go unmeasured, by name")
+    segments: tuple[str, ...] = Field(
+        (), description="traits of which no group may be shown to be worse off: use_case, new_user, locale, or a column"
+    )
+    excused: tuple[str, ...] = Field((), description="guardrails, offline gates and segments that may go unmeasured")
 
     @model_validator(mode="after")
     def _consistent(self) -> AbPlan:
@@ -90,8 +93,9 @@ class AbPlan(BaseModel):
 
     @property
     def hash(self) -> str:
-        """Of everything in the plan; the first sixteen hex digits."""
-        text = json.dumps({"version": self.version, **self.model_dump(mode="json")}, sort_keys=True)
+        """Of everything in the plan; the first sixteen hex digits. A plan without segments has the hash it had before these."""
+        said = {k: v for k, v in self.model_dump(mode="json").items() if k != "segments" or v}
+        text = json.dumps({"version": self.version, **said}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def look(self, users: int) -> int | None:

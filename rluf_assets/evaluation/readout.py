@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,22 @@ from rluf_assets.evaluation.frames import read_parquet, require_baseline, requir
 from rluf_assets.evaluation.judging import judge
 from rluf_assets.evaluation.metric import compare_metric
 from rluf_assets.evaluation.over_days import DAY_SCHEMA, lift_by_day, novelty_check, part_of
+from rluf_assets.evaluation.segments import (
+    SEGMENT_SCHEMA,
+    USE_CASE,
+    cells,
+    groups_of_users,
+    judge_segments,
+    too_small,
+)
 from rluf_assets.lake import read_json, write_json
 
 ALL = "all"
 READOUT_SCHEMA: dict[str, Any] = {
     "candidate": pl.String, "baseline": pl.String,
     "metric": pl.String, "role": pl.String, "better": pl.String, "segment": pl.String,
-    "control": pl.Float64, "treatment": pl.Float64, "lift": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64,
+    "control": pl.Float64, "treatment": pl.Float64, "lift": pl.Float64, "lift_error": pl.Float64,
+    "ci_low": pl.Float64, "ci_high": pl.Float64,
     "p_value": pl.Float64, "p_adjusted": pl.Float64, "z": pl.Float64, "look": pl.Int64,
     "plan_low": pl.Float64, "plan_high": pl.Float64, "sequential_low": pl.Float64, "sequential_high": pl.Float64,
     "shrunk_lift": pl.Float64, "events_control": pl.Int64, "events_treatment": pl.Int64,
@@ -47,14 +57,15 @@ READOUT_SCHEMA: dict[str, Any] = {
 class Readout:
     """metrics: one row per candidate x metric x segment. checks: one row per candidate x check of the test itself.
 
-    days: one row per candidate x goal metric x day since first exposure, where the exposed replies have days. plan: hash of
-    the plan that it was read under.
+    days: one row per candidate x goal metric x day since first exposure, where the exposed replies have days. segments: one
+    row per candidate x group of users x judged metric. plan: hash of the plan that it was read under.
     """
 
     metrics: pl.DataFrame
     checks: pl.DataFrame
     days: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=DAY_SCHEMA))
     plan: str | None = None
+    segments: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=SEGMENT_SCHEMA))
 
     def row(self, candidate: str, metric: str, segment: str = ALL) -> dict[str, Any] | None:
         """One candidate's figures for a metric, or None if it was not measured."""
@@ -74,14 +85,18 @@ def no_readout() -> Readout:
 def read_readout(folder: Path) -> Readout:
     """A readout as the job wrote it. Raises ArtifactMissing for an absent table."""
     metrics, checks, days = (read_parquet(folder / f"{name}.parquet") for name in ("readout", "checks", "by_day"))
-    return Readout(metrics, checks, days, str(read_json(str(folder / "plan.json"))["hash"]))
+    plan, groups = str(read_json(str(folder / "plan.json"))["hash"]), folder / "segments.parquet"
+    if not groups.exists():  # of a version that did not know any: nothing was measured
+        return Readout(metrics, checks, days, plan)
+    return Readout(metrics, checks, days, plan, read_parquet(groups))
 
 
 def write_readout(readout: Readout, config: ReadoutConfig, folder: Path) -> None:
-    """`readout.parquet`, `checks.parquet`, `by_day.parquet`, and `plan.json`: the plan and its hash."""
+    """`readout.parquet`, `checks.parquet`, `by_day.parquet`, `segments.parquet`, and `plan.json`: the plan and its hash."""
     readout.metrics.write_parquet(folder / "readout.parquet")
     readout.checks.write_parquet(folder / "checks.parquet")
     readout.days.write_parquet(folder / "by_day.parquet")
+    readout.segments.write_parquet(folder / "segments.parquet")
     write_json(str(folder / "plan.json"), {"hash": config.plan.hash, "plan": config.plan.model_dump(mode="json")})
 
 
@@ -117,7 +132,7 @@ def read_out(
     everyone = arms if kept is exposures else _arms(exposures, replies or {})
     rows: list[dict[str, Any]] = []
     checks: list[dict[str, Any]] = []
-    days = [pl.DataFrame(schema=DAY_SCHEMA)]
+    days, groups = [pl.DataFrame(schema=DAY_SCHEMA)], [pl.DataFrame(schema=SEGMENT_SCHEMA)]
     base = arms[config.baseline]
     for name, arm in arms.items():
         if name == config.baseline:
@@ -127,9 +142,9 @@ def read_out(
             continue
         overall = _compare_arms(name, ALL, arm, base, config)
         rows += _with_everyone(overall, name, arm, base, everyone, config)
-        for segment, ours, theirs in _segments(name, kept, arm, base, config):
-            if min(len(ours.users), len(theirs.users)) >= config.min_segment_users:
-                rows += _compare_arms(name, segment, ours, theirs, config)
+        by_use_case, judged = _read_segments(name, kept, arm, base, config)
+        rows += by_use_case
+        groups.append(judged)
         days.append(lift_by_day(name, arm, base, config, partial(_compare_shared, config=config)))
         novelty = novelty_check(name, days[-1], overall, config)
         checks += [novelty] if novelty else []
@@ -142,8 +157,9 @@ def read_out(
         pl.col(c).cast(t) if c in metrics.columns else pl.lit(None, t).alias(c) for c, t in READOUT_SCHEMA.items()
     ]
     return Readout(
-        metrics.select(columns), pl.DataFrame(checks, schema=CHECK_SCHEMA), pl.concat(days), config.plan.hash
-    )
+        metrics.select(columns), pl.DataFrame(checks, schema=CHECK_SCHEMA), pl.concat(days), config.plan.hash,
+        pl.concat(groups),
+    )  # fmt: skip
 
 
 def _arms(exposures: Mapping[str, pl.DataFrame], replies: Mapping[str, pl.DataFrame]) -> dict[str, Arm | None]:
@@ -175,6 +191,25 @@ def _with_everyone(
     whole = {r["metric"]: r for r in _compare_arms(name, ALL, ours, theirs, config)}
     figures = {"itt_lift": "lift", "itt_low": "ci_low", "itt_high": "ci_high"}
     return [{**r, **{k: whole.get(r["metric"], {}).get(v) for k, v in figures.items()}} for r in rows]
+
+
+def _read_segments(
+    name: str, exposures: Mapping[str, pl.DataFrame], arm: Arm, base: Arm, config: ReadoutConfig
+) -> tuple[list[dict[str, Any]], pl.DataFrame]:
+    """The readout's rows by use case, and for every group of users whether it is worse off."""
+    rows: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    by_use_case = ((USE_CASE, *of) for of in _segments(name, exposures, arm, base, config))
+    planned = (*config.plan.goals, *config.plan.guardrails)
+    judged = config.model_copy(update={"metrics": tuple(m for m in config.metrics if m.name in planned)})
+    for trait, group, ours, theirs in chain(by_use_case, groups_of_users(name, exposures, arm, base, config)):
+        if min(len(ours.users), len(theirs.users)) < config.min_segment_users:
+            found.append(too_small(name, trait, group, ours, theirs, config))
+            continue
+        read = _compare_arms(name, group, ours, theirs, config if trait == USE_CASE else judged)
+        found += cells(trait, group, read, config)
+        rows += read if trait == USE_CASE else []
+    return rows, judge_segments(found, config, len(arm.users) + len(base.users))
 
 
 def _segments(

@@ -28,6 +28,7 @@ from rluf_assets.evaluation.offline import OfflineComparison
 from rluf_assets.evaluation.readout import Readout
 from rluf_assets.evaluation.release import REFERENCE, Decision, claimed, conclusion
 from rluf_assets.evaluation.second_reader import read_off_policy, second_reader
+from rluf_assets.evaluation.segment_gate import for_whom
 from rluf_assets.evaluation.trust import TRUST_SCHEMA
 from rluf_assets.evaluation.words import number, percent, points, span
 
@@ -91,6 +92,7 @@ def render_report(data: ReportData, config: ReleaseConfig) -> str:
         "percent": percent,
         "claimed": claimed,
         "backtest_sentences": backtest_sentences,
+        "for_whom": lambda name: for_whom(name, data.readout, config) if data.readout else "",
     }
     shown = draw(data, config)
     audited = [r for r in data.tripwires.iter_rows(named=True) if r["candidate"] != config.control]

@@ -201,6 +201,20 @@ def exposures_of(
     return frame.with_columns(pre_p_love=pl.Series(pre_replies * rate * np.exp(0.5 * rng.standard_normal(users))))
 
 
+def minority_of(
+    arm: str, users: int, *, seed: int, share: float = 0.02, harm: float = 0.0, love_lift: float = 0.0,
+    love_rate: float = 0.02,
+) -> pl.DataFrame:  # fmt: skip
+    """Exposures with locales: en and de, and a minority "fi" whose conversations end early more often by this share."""
+    few = round(users * share)
+    rest = exposures_of(arm, users - few, seed=seed, love_lift=love_lift, love_rate=love_rate)
+    them = exposures_of(
+        arm, few, seed=seed + 10**6, love_lift=love_lift, love_rate=love_rate, early_endings=0.1 * (1 + harm)
+    )
+    half = pl.when(pl.int_range(pl.len()) % 2 == 0).then(pl.lit("en")).otherwise(pl.lit("de"))
+    return pl.concat([rest.with_columns(locale=half), them.with_columns(locale=pl.lit("fi"))])
+
+
 def true_rates_of(contexts: int, *, seed: int, love: float = 1.0, farewell: float = 0.01) -> pl.DataFrame:
     """Same contexts for every candidate; expected love is scaled by `love`."""
     shared, own = np.random.default_rng(0), np.random.default_rng(seed)
