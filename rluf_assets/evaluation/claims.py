@@ -127,8 +127,8 @@ def transport_gate(candidate: str, transport: pl.DataFrame, config: ReleaseConfi
     left = f", {number(row['left_out'])} users left out whom {love} knows" if row["left_out"] else ""
     margin = config.max_transport_error
     shown = (
-        f"users did {percent(value, signed=True)} ({span(low, high)}) of what {love} says of {number(row['replies'])} live "
-        f"replies{left}, {percent(margin)} either way tolerated"
+        f"on {number(row['replies'])} of them the rate that users showed is {percent(value, signed=True)} ({span(low, high)}) "
+        f"from what {love} says{left}; {percent(margin)} either way is tolerated"
     )
     if -margin <= low and high <= margin:
         result, said = Result.PASS, f"{love} is right about its live replies"
