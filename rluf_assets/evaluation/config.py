@@ -240,7 +240,7 @@ class PastDecision(_Frozen):
 class ReleaseConfig(_Frozen):
     """What a candidate must show, and what counts as an unknown."""
 
-    version: ClassVar[str] = "8"
+    version: ClassVar[str] = "9"
 
     plan: AbPlan = Field(default_factory=AbPlan, description="`ab_plan` of the settings")
     bound: dict[str, BoundPlan] = Field({}, description="candidate -> the plan its exposures were first read under")
