@@ -121,7 +121,7 @@ class BurstConfig(_Config):
 class ContractConfig(_Config):
     """The row contract and the labels of one partition of replies."""
 
-    version: ClassVar[str] = "6"
+    version: ClassVar[str] = "7"
     day: date | None = None
     signals: tuple[str, ...] = SIGNALS
     attribution_window_h: float = Field(24.0, gt=0)

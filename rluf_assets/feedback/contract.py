@@ -16,6 +16,7 @@ import polars as pl
 from rluf_assets.errors import DataError
 from rluf_assets.feedback.aliases import by_own_id
 from rluf_assets.feedback.config import ContractConfig
+from rluf_assets.feedback.conversations import in_order
 from rluf_assets.feedback.defects import FAULTLESS, judge_messages
 from rluf_assets.feedback.labels import label_replies
 from rluf_assets.feedback.propensities import usable_propensities
@@ -103,8 +104,8 @@ def validate(
     """Judge, label and account for one partition of canonical `messages` and `reactions`.
 
     The days before and after, as far as the attribution window reaches: `previous_messages` lets conversations and
-    reactions cross midnight; `next_reactions` labels late replies; of `next_messages` only the ids are read, to see
-    whether an id stands in several conversations. Their rows are judged in their own partition, not here. Raises
+    reactions cross midnight; `next_reactions` labels late replies; `next_messages` tell whether an id stands in several
+    conversations, or a reply has a further part. Their rows are judged in their own partition, not here. Raises
     DataError if the result does not add up.
     """
     today = messages.collect(engine="streaming")
@@ -124,6 +125,8 @@ def validate(
     heard = judge_reactions(given, targets, config)
     marked = heard.filter("of_day").drop("of_day").with_row_index("source_row")
     answers = accepted.filter(pl.col("role") == "assistant", ~pl.col("greeting"))
+    if next_messages is not None:
+        answers = _with_later_parts(answers, accepted, next_messages)
     answers, unusable = usable_propensities(answers, answers["rewritten"] if "rewritten" in answers.columns else None)
     said = _replies(heard, [accepted] if before is None else [accepted, before])
     later = _later(next_messages, heard, targets)
@@ -169,6 +172,30 @@ def _targets(
         .sort(pl.col("target_defect").is_not_null(), maintain_order=True)
         .unique(["conversation_id", "message_id"], keep="first", maintain_order=True)
     )
+
+
+def _with_later_parts(answers: pl.DataFrame, accepted: pl.DataFrame, after: pl.LazyFrame) -> pl.DataFrame:
+    """`answers` with those `continued` that a further part follows on a later day: silence about them says nothing."""
+    columns = ["conversation_id", "message_id", "parent_id", "turn_index", "created_at", "role"]
+    shared = pl.col("conversation_id").hash().is_in(accepted["conversation_id"].hash().unique().implode())
+    later = after.select(columns).filter(shared).collect()
+    if later.is_empty():
+        return answers
+    today = accepted.filter(pl.col("conversation_id").is_in(later["conversation_id"].unique().implode()))
+    last, first = (
+        rows.sort(*in_order("conversation_id")).unique("conversation_id", keep=keep, maintain_order=True)
+        for rows, keep in ((today, "last"), (later.filter(pl.col("parent_id").is_null()), "first"))
+    )  # fmt: skip
+    in_turns = last.join(first.filter(pl.col("role") != "user"), on="conversation_id", suffix="_later").filter(
+        pl.col("turn_index_later") - pl.col("turn_index") <= 1
+    )
+    by_parent = later.filter(pl.col("role") != "user", pl.col("parent_id").is_not_null())
+    named = pl.concat([in_turns.select("conversation_id", "message_id"),
+                       by_parent.select("conversation_id", message_id="parent_id")]).unique()  # fmt: skip
+    found = answers.join(
+        named.with_columns(more=True), on=["conversation_id", "message_id"], how="left", maintain_order="left"
+    )
+    return found.with_columns(continued=pl.col("continued") | pl.col("more").fill_null(False)).drop("more")
 
 
 def _replies(heard: pl.DataFrame, messages: list[pl.DataFrame]) -> pl.DataFrame:

@@ -100,6 +100,10 @@ def doubts(
         lost.join(found.drop("signal"), on="reaction_id").select(
             conversation_id="reply_conversation", message_id="message_id", signal="signal"
         ),
+        # An earlier state of the record may count now that its last one is astray.
+        lost.select("reaction_id")
+        .join(found, on="reaction_id")
+        .select(conversation_id="reply_conversation", message_id="message_id", signal="signal"),
         of_turn.join(
             replies, left_on=["reply_conversation", "target_turn"], right_on=["conversation_id", "turn_index"]
         ).select(conversation_id="reply_conversation", message_id="message_id", signal="signal"),

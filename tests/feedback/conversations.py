@@ -37,6 +37,22 @@ def conversations(seed: int, count: int = 5, days: int = 2) -> tuple[list[Row], 
     return messages, reactions
 
 
+def cloned(messages: list[Row], rng: Random) -> list[Row]:
+    """One of the conversations as a copy under ids of its own."""
+    name = rng.choice(sorted({row["conversation_id"] for row in messages}))
+    return [row | {one: row[one] and f"z{row[one]}" for one in ("conversation_id", "message_id", "parent_id")}
+            for row in messages if row["conversation_id"] == name]  # fmt: skip
+
+
+def single_marks(messages: list[Row], reactions: list[Row]) -> tuple[list[Row], list[Row]]:
+    """One mark at most per reply and signal, set or taken back, given with its reply: dated, and without a time."""
+    at = {row["message_id"]: row["created_at"] for row in messages}
+    named = {(row["message_id"], row["signal"]): row for row in reactions if row["user_id"] != "script"}
+    dated = [row | {"reaction_id": f"mark-{n}", "reacted_at": at[row["message_id"]], "updated_at": None}
+             for n, row in enumerate(named.values())]  # fmt: skip
+    return dated, [row | {"reacted_at": None} for row in dated]
+
+
 def frames(messages: list[Row], reactions: list[Row]) -> tuple[pl.DataFrame, pl.DataFrame]:
     return pl.DataFrame(messages, schema=dict(MESSAGES)), pl.DataFrame(reactions, schema=dict(REACTIONS))
 
