@@ -30,9 +30,9 @@ from rluf_assets.errors import ConfigError, TrainingError
 from rluf_assets.policy.config import BasePolicyConfig
 from rluf_assets.policy.conversations import Conversation, Example, encode, load_conversations, load_corpus, one_turn
 from rluf_assets.policy.prompts import PromptEncoder
-from rluf_assets.policy.reply_tokens import all_end_ids
+from rluf_assets.policy.reply_tokens import ReplyTokens, all_end_ids
 from rluf_assets.policy.state import load_state, newest_state, save_state
-from rluf_assets.rewards.chat_tokens import DATE_KEY
+from rluf_assets.rewards.chat_tokens import DATE_KEY, template_of
 
 Report = Callable[[int, int, float], None]
 POOL_CONVERSATIONS = 512
@@ -57,7 +57,7 @@ def train_base_policy(
     if config.checkpoint is not None:
         model, tokenizer = load_checkpoint(config.checkpoint)
         model.to(device())
-        if "strftime_now" in tokenizer.chat_template:
+        if "strftime_now" in template_of(tokenizer):
             tokenizer.init_kwargs[DATE_KEY] = config.chat_date.isoformat()
         heldout = load_conversations(folders, config.heldout_conversations, seed) if folders else []
     else:
@@ -69,13 +69,15 @@ def train_base_policy(
         tokenizer = train_tokenizer(training[: config.tokenizer_conversations], config)
         model = new_model(tokenizer, config, seed).to(device())
         fit(model, tokenizer, training, config, seed=seed, checkpoints=checkpoints, report=report)
+    encoder = PromptEncoder(tokenizer)
+    ends = all_end_ids(model.generation_config, model.config, encoder)
+    ReplyTokens.of(ends, encoder, model.get_input_embeddings().num_embeddings, config.checkpoint or "base policy")
     metrics: dict[str, float] = {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(tokenizer)}
     if heldout:
         room = int(model.config.max_position_embeddings)
-        encoder = PromptEncoder(tokenizer)
         loss, tokens = reply_loss(model, encode(heldout, encoder, room))
         metrics |= {"heldout_loss": loss, "heldout_perplexity": math.exp(min(loss, 50)), "heldout_reply_tokens": tokens}
-    save_policy(model, tokenizer, out)
+    save_policy(model, tokenizer, out, ends=ends)
     return metrics
 
 
@@ -254,7 +256,10 @@ def load_checkpoint(folder: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFa
         tokenizer.add_special_tokens({"pad_token": PAD})
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         # To a multiple that matrix products and vLLM's tensor parallelism like; rows without a token are never sampled.
-        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
+        # New rows are drawn about the mean of the old ones: always the same, so that a base is the same bytes again.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
     return model, tokenizer
 
 
@@ -269,7 +274,9 @@ def save_policy(
 
     `ends`: the tokens that end a reply, where they are known; else all that model, tokenizer and template name.
     """
-    ends = sorted(all_end_ids(model.generation_config, PromptEncoder(tokenizer)) if ends is None else ends)
+    if ends is None:
+        ends = all_end_ids(model.generation_config, model.config, PromptEncoder(tokenizer))
+    ends = sorted(ends)
     model.config.pad_token_id, model.config.eos_token_id = tokenizer.pad_token_id, ends if len(ends) > 1 else ends[0]
     model.generation_config = GenerationConfig(
         eos_token_id=model.config.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0

@@ -38,7 +38,7 @@ class Corpus(_Frozen):
 class BasePolicyConfig(_Frozen):
     """A small Llama-architecture policy trained on the logs, or a checkpoint given by path."""
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     checkpoint: str | None = Field(None, description="folder of a causal LM to take as it is; nothing is trained then")
     chat_date: date = Field(

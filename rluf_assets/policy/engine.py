@@ -21,7 +21,7 @@ from rluf_assets.errors import ConfigError, DataError
 from rluf_assets.policy.decoding import Decoded, decode, prefill, sliding_window
 from rluf_assets.policy.prompts import PromptEncoder
 from rluf_assets.policy.reply_tokens import ReplyTokens, end_ids
-from rluf_assets.rewards.attention import FLOAT32, attention_window
+from rluf_assets.rewards.attention import FLOAT32, attention_window, position_limit
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,13 @@ class TransformersEngine:
         self._rounds: Callable[[int], int] = lambda passes: passes
         self.encoder = PromptEncoder(AutoTokenizer.from_pretrained(folder))
         self.batch_tokens = batch_tokens
-        self.max_positions = int(self.model.config.get_text_config().max_position_embeddings)
+        positions = position_limit(self.model.config)
+        if positions is None or getattr(self.model.config.get_text_config(), "alibi", False):
+            raise ConfigError(
+                f"{folder}: a {self.model.config.model_type} model tells positions by distance (ALiBi) or says no "
+                "max_position_embeddings; replies that share a prompt's pass would stand at wrong ones. Use another base."
+            )
+        self.max_positions = positions
         rows = self.model.get_output_embeddings().weight
         self.tokens = ReplyTokens.of(
             end_ids(folder, self.encoder), self.encoder, int(getattr(rows, "ds_shape", rows.shape)[0]), self.folder

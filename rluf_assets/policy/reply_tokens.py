@@ -49,18 +49,23 @@ class ReplyTokens:
 
 def end_ids(folder: str | Path, encoder: PromptEncoder) -> frozenset[int]:
     """Tokens that end a reply of the model in `folder`."""
-    found: GenerationConfig | PretrainedConfig
     try:
-        found = GenerationConfig.from_pretrained(folder)
+        generation = GenerationConfig.from_pretrained(folder)
     except OSError:
-        found = AutoConfig.from_pretrained(folder).get_text_config()
-    return all_end_ids(found, encoder)
+        generation = None
+    return all_end_ids(generation, AutoConfig.from_pretrained(folder), encoder)
 
 
-def all_end_ids(settings: GenerationConfig | PretrainedConfig, encoder: PromptEncoder) -> frozenset[int]:
-    """Those that a model's generation settings name, the tokenizer's own, and the one that ends a turn in its template."""
-    found = settings.eos_token_id
-    ids = {found} if isinstance(found, int) else set(found or ())
+def all_end_ids(
+    generation: GenerationConfig | None, config: PretrainedConfig, encoder: PromptEncoder
+) -> frozenset[int]:
+    """Those that a model's generation settings name, the tokenizer's own, and the one that ends a turn in its template.
+
+    Generation settings that name none (they may say a temperature alone) leave it to the model's config.
+    """
+    named = [getattr(where, "eos_token_id", None) for where in (generation, config, config.get_text_config())]
+    found = next((ids for ids in named if ids is not None), ())
+    ids = {found} if isinstance(found, int) else set(found)
     if encoder.tokenizer.eos_token_id is not None:
         ids.add(encoder.tokenizer.eos_token_id)
     if encoder.chat.turn_end is not None:

@@ -24,6 +24,7 @@ from rluf_assets.policy.config import VllmConfig
 from rluf_assets.policy.engine import Completion, prompt_keys, room
 from rluf_assets.policy.prompts import PromptEncoder
 from rluf_assets.policy.reply_tokens import ReplyTokens, end_ids
+from rluf_assets.rewards.attention import position_limit
 
 # What a CPU sets aside for keys and values, in GiB; on a GPU `memory_share` says it.
 CPU_CACHE_GIB = "1"
@@ -98,7 +99,7 @@ class VLLMEngine:
         self.folder = str(folder)
         self.encoder = PromptEncoder(AutoTokenizer.from_pretrained(folder))
         model_config = AutoConfig.from_pretrained(folder).get_text_config()
-        self.max_positions = int(model_config.max_position_embeddings)
+        self.max_positions = position_limit(model_config) or 0
         if prompts is not None:
             ids = self.encoder.encode(prompts, room(self.folder, self.max_positions, max_new_tokens))
             self.max_positions = max(map(len, ids), default=0) + max_new_tokens

@@ -50,9 +50,32 @@ AttentionInterface.register(FLOAT32, _sdpa_float32)
 AttentionMaskInterface.register(FLOAT32, sdpa_mask)
 
 
-def attention_for(config: PretrainedConfig, dtype: str, device: str) -> str:
-    """Name of the attention implementation for a model that runs in `dtype` on `device`."""
-    return FLOAT32 if dtype == "bfloat16" and device == "cpu" else "sdpa"
+def attention_for(dtype: str, device: str) -> str | None:
+    """Name of the attention implementation for a model that runs in `dtype` on `device`; None: the model's own choice."""
+    return FLOAT32 if dtype == "bfloat16" and device == "cpu" else None
+
+
+def attends_both_ways(config: PretrainedConfig) -> bool:
+    """Whether a decoder has been told to see what follows too, as embedding models are (Gemma's switch, or `is_causal`)."""
+    config = config.get_text_config()
+    switch = getattr(config, "use_bidirectional_attention", False)
+    return switch in (True, "all") or getattr(config, "is_causal", True) is False
+
+
+def position_limit(config: PretrainedConfig) -> int | None:
+    """The longest row in which a token's position means the same whatever else a pass holds; None: none is said.
+
+    LongRoPE (Phi-3) turns every row of a pass by other angles once its longest is beyond the original length: a row's
+    figures would hang on its neighbours, and a reply's on when it was cached.
+    """
+    config = config.get_text_config()
+    limits = [getattr(config, "max_position_embeddings", None)]
+    rope = getattr(config, "rope_parameters", None) or {}
+    for settings in (rope, *(part for part in rope.values() if isinstance(part, Mapping))):
+        if settings.get("rope_type") == "longrope":
+            limits.append(settings.get("original_max_position_embeddings"))
+    known = [int(limit) for limit in limits if limit]
+    return min(known) if known else None
 
 
 def attention_window(config: PretrainedConfig | Mapping[str, Any]) -> int | None:

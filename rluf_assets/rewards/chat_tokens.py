@@ -55,7 +55,7 @@ class ChatTokens:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self.template = str(tokenizer.get_chat_template()) if tokenizer.chat_template else CHAT_TEMPLATE
+        self.template = template_of(tokenizer) or CHAT_TEMPLATE
         if "strftime_now" in self.template:
             # Saved with the tokenizer, so that whoever reads this model renders the same prompts on any day.
             tokenizer.init_kwargs.setdefault(DATE_KEY, CHAT_DATE)
@@ -171,7 +171,8 @@ class ChatTokens:
                     strftime_now=self.date.strftime,
                 )
             )  # fmt: skip
-        except (TemplateError, TypeError, ValueError) as error:
+        # A template is a program of its own: besides refusing, it may divide by zero or look up what is not there.
+        except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise DataError(
                 f"the model's chat template refuses a conversation of {[m['role'] for m in messages]} ({error}). Bring the "
                 "roles into the order it expects, or use a base without a template."
@@ -181,6 +182,18 @@ class ChatTokens:
         """A content with what reads like a control token under a name, so that it is not taken for the template's."""
         name = lambda found: _TEXT + self._names[found.group()][1:-1] + _TEXT  # noqa: E731
         return self._control.sub(name, _without_noncharacters(content))
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template of its chats; of several by name the one named default; empty where it has none."""
+    if not tokenizer.chat_template:
+        return ""
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError as error:
+        raise ConfigError(
+            f"tokenizer: chat templates {sorted(tokenizer.chat_template)}, expected one named default. Name one so."
+        ) from error
 
 
 class _Fast:

@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from rluf_assets.chat import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS
 from rluf_assets.errors import DataError
-from rluf_assets.rewards.attention import attention_for, attention_window
+from rluf_assets.rewards.attention import attends_both_ways, attention_for, attention_window, position_limit
 from rluf_assets.rewards.batching import Batch
 from rluf_assets.rewards.config import LoraConfig
 from rluf_assets.rewards.encoding import Encoder
@@ -52,12 +52,14 @@ class RewardNetwork:
     @property
     def is_causal(self) -> bool:
         """Whether scores can be read at any token, which sharing prefixes needs."""
-        return isinstance(self.model, GenericForSequenceClassification)
+        return isinstance(self.model, GenericForSequenceClassification) and not attends_both_ways(self.model.config)
 
     def shares_prefixes(self, max_length: int) -> bool:
         """Whether rows of up to `max_length` tokens may share a pass over what they share: it takes attention to all."""
         window = attention_window(self.model.config)
-        return self.is_causal and (window is None or window >= max_length)
+        # A tree's mask says yes or no; models without this kernel (GPT-OSS, DeBERTa) would add it to their scores.
+        masks = str(self.model.config._attn_implementation).startswith("sdpa")
+        return self.is_causal and masks and (window is None or window >= max_length)
 
     @property
     def max_positions(self) -> int:
@@ -85,7 +87,7 @@ def load_network(
             folder,
             config=config,
             dtype=torch.float32,
-            attn_implementation=attention_for(config, dtype, device),
+            attn_implementation=attention_for(dtype, device),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -125,7 +127,7 @@ def encoder_of(folder: str | Path, max_length: int) -> Encoder:
 
 
 def _positions(config: PretrainedConfig) -> int:
-    return int(getattr(config, "max_position_embeddings", None) or 2**30)
+    return position_limit(config) or 2**30
 
 
 def _load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:

@@ -102,7 +102,7 @@ def train_reward(
 
     sharing = config.share_prefixes and network.shares_prefixes(encoder.max_length)
     if config.share_prefixes and not sharing:
-        why = "its attention has a window" if network.is_causal else "no causal model"
+        why = "its attention has a window or a kernel of its own" if network.is_causal else "no causal model"
         progress(0, 1, f"{network.model.config.model_type}: {why}, rows do not share prefixes")
     units = _units(encoding.take(~held), encoder.max_length, sharing)
     trainer = RewardTrainer(

@@ -11,7 +11,9 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     Cohere2Config,
+    FalconConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GenerationConfig,
@@ -152,6 +154,49 @@ def test_layers_that_are_no_attention_are_refused(tmp_path: Path) -> None:
         TransformersEngine(save(config, tmp_path, eos_token_id=1))
 
 
+def test_rows_stay_within_the_length_from_which_longrope_turns_all_rows_of_a_pass_otherwise(tmp_path: Path) -> None:
+    rope = {
+        "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 16, "long_factor": [4.0] * 16,
+        "original_max_position_embeddings": 48,
+    }  # fmt: skip
+    config = Phi3Config(**SHAPE, sliding_window=None, rope_parameters=rope, original_max_position_embeddings=48)
+    engine = TransformersEngine(save(config, tmp_path, eos_token_id=1))
+    drawn = [row[0] for row in engine.sample(PROMPTS, n=1, max_new_tokens=16, seed=1)]
+    ids = engine.encoder.encode(PROMPTS, 32)
+    expected = [alone(engine, p, c.token_ids) for p, c in zip(ids, drawn, strict=True)]
+    np.testing.assert_allclose([c.logprob for c in drawn], expected, atol=2e-3)
+    np.testing.assert_allclose(engine.logprobs(PROMPTS, drawn, max_new_tokens=16), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "config", [BloomConfig(hidden_size=32, n_layer=1, n_head=2), FalconConfig(hidden_size=64, num_hidden_layers=1,
+               num_attention_heads=2, alibi=True)], ids=["bloom", "falcon"]
+)  # fmt: skip
+def test_positions_by_distance_are_refused(config: PretrainedConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="by distance"):
+        TransformersEngine(save(config, tmp_path, eos_token_id=1))
+
+
+def take_over(folder: Path, out: Path, **settings: Any) -> Path:
+    config = BasePolicyConfig(checkpoint=str(folder), **settings)
+    train_base_policy([], out, config, seed=0, checkpoints=out, report=lambda *_: None)
+    return out
+
+
+def test_ends_that_stand_in_the_models_config_alone_are_kept(tmp_path: Path) -> None:
+    """Generation settings may say how to sample and nothing else."""
+    config = LlamaConfig(**{**SHAPE, "eos_token_id": [7, 9]})
+    out = take_over(save(config, tmp_path / "base", do_sample=True, temperature=0.7), tmp_path / "out")
+    assert {7, 9} < TransformersEngine(out).end_ids
+
+
+def test_a_checkpoint_taken_over_is_the_same_bytes_again_its_new_tokens_too(tmp_path: Path) -> None:
+    tokenizer = wrapped(byte_level(), None, (), eos_token="<eos>")
+    base = save(LlamaConfig(**SHAPE), tmp_path / "base", tokenizer=tokenizer, eos_token_id=1)
+    first, second = (take_over(base, tmp_path / name) / "model.safetensors" for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
+
+
 def test_every_end_token_is_kept_and_stops_a_reply(tmp_path: Path) -> None:
     """A turn's end that stands only in generation_config (as Gemma's, Phi-3's, the first Llama 3's did)."""
     tokenizer = make_tokenizer()
@@ -196,6 +241,8 @@ def test_a_model_that_nothing_ends_or_an_end_beyond_its_vocabulary_is_refused(tm
     folder = save(LlamaConfig(**{**SHAPE, "eos_token_id": None}), tmp_path / "endless", tokenizer=tokenizer)
     with pytest.raises(ConfigError, match="end tokens none"):
         TransformersEngine(folder)
+    with pytest.raises(ConfigError, match="endless: end tokens none"):
+        take_over(folder, tmp_path / "out")
     beyond = save(LlamaConfig(**SHAPE), tmp_path / "beyond", eos_token_id=[1, 5000])
     with pytest.raises(ConfigError, match="5000"):
         TransformersEngine(beyond)

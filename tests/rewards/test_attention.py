@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
     BertConfig,
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -97,6 +99,32 @@ def test_replies_that_share_a_prompt_score_as_the_model_itself_scores_them(name,
     np.testing.assert_allclose(scored, own, atol=2e-5)
     short = Calibration(objective="bce", signal="love", temperature=1, shift=0, max_length=12)
     assert not model.share_prefixes and RewardModel(network, short).share_prefixes, "within the window sharing is right"
+
+
+KERNELS = {
+    "gemma3_text": {"use_bidirectional_attention": True},  # as EmbeddingGemma has it
+    "gpt_oss": {"num_local_experts": 2, "num_experts_per_tok": 1},  # attention without PyTorch's kernel, as the next
+    "deberta-v2": {"num_key_value_heads": None, "head_dim": None},
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_attention_both_ways_or_by_a_kernel_of_its_own_scores_a_row_alike_in_any_batch(name, tmp_path):
+    tokenizer = make_tokenizer()
+    sizes = {**SIZES, "sliding_window": 200, "pad_token_id": tokenizer.pad_token_id, **KERNELS[name]}
+    config = AutoConfig.for_model(name, vocab_size=len(tokenizer), num_labels=1, initializer_range=0.3, **sizes)
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = RewardModel(
+        load_network(tmp_path), Calibration(objective="bce", signal="love", temperature=1, shift=0, max_length=90)
+    )
+    prompts = [[{"role": "user", "content": text}] for text in ("hi", "hi", "tell me a story about a trip")]
+    replies = ["It depends.", "You take the first one.", "I am so glad you asked!"]
+    together = model.score(prompts, replies)["logit"].to_list()
+    single = [model.score([p], [r])["logit"][0] for p, r in zip(prompts, replies, strict=True)]
+    np.testing.assert_allclose(together, single, atol=2e-5)
+    assert not model.share_prefixes and np.std(together) > 1e-3
 
 
 def test_training_keeps_the_window_too(tmp_path):

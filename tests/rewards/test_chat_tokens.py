@@ -272,6 +272,23 @@ def test_the_date_in_a_template_stands_still_and_is_saved(tmp_path: Path) -> Non
     assert DATE_KEY not in make_tokenizer().init_kwargs
 
 
+def test_of_several_named_templates_the_default_one_is_taken_and_its_date_stands_still() -> None:
+    tokenizer = wrapped(byte_level(), None, IM, eos_token="<|im_end|>")
+    tokenizer.chat_template = {"default": "{{ strftime_now('%Y') }}" + CHATML, "tool_use": CHATML}
+    chat = ChatTokens(tokenizer)
+    assert chat.readable(chat.render(TALK[:1], generate=True)).startswith("2024<|im_start|>")
+    tokenizer.chat_template = {"tool_use": CHATML}
+    with pytest.raises(ConfigError, match="tool_use.*one named default"):
+        ChatTokens(tokenizer)
+
+
+@pytest.mark.parametrize("fault", ["1 // 0", "messages[9].content", "messages[0].content.nothing()"])
+def test_a_template_that_breaks_says_so(fault: str) -> None:
+    chat = ChatTokens(wrapped(byte_level(), "{{ " + fault + " }}" + CHATML, IM, eos_token="<|im_end|>"))
+    with pytest.raises(DataError, match="refuses a conversation"):
+        chat.encode([TALK[:1]])
+
+
 def test_a_template_that_refuses_a_conversation_says_so() -> None:
     chat = chat_of("mistral")
     with pytest.raises(DataError, match="only user and assistant"):
