@@ -234,7 +234,7 @@ class Zero:
 
 def _sized(config: dict[str, Any], model: torch.nn.Module) -> dict[str, Any]:
     """DeepSpeed's bucket sizes from the model's width, as its documentation and Accelerate choose them (stage 3)."""
-    width = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+    width = int(model.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator]
     sizes = {
         "reduce_bucket_size": width * width,
         "stage3_prefetch_bucket_size": int(0.9 * width * width),

@@ -240,19 +240,21 @@ def sampling_of(
     config: OptimisationConfig | EvaluationConfig,
     prompts: int,
     gpus: int,
-    width: int,
+    kept: int,
     plan: PlanSettings,
 ) -> Sampling:
     """`completions_per_prompt` replies to each of `prompts`: a prompt is passed once, its replies decoded side by side.
 
+    `kept`: bytes of a value in the keys and values that TransformersEngine keeps; vLLM's have its own dtype.
     A round is over when its longest reply is, and an engine's share is a whole number of prompts: both are idle time.
     """
-    split = config.vllm.tensor_parallel if config.engine == "vllm" else 1
+    split, width = config.vllm.tensor_parallel if config.engine == "vllm" else 1, sampler_width(config)
     engines = max(1, gpus // split)
     share = math.ceil(prompts / engines)
     k, longest = config.completions_per_prompt, config.max_new_tokens
     reply = longest * plan.reply_share
-    one_prompt = kv_cache_memory(shape, k, plan.prompt_tokens + longest, split)
+    values = width if config.engine == "vllm" else kept
+    one_prompt = kv_cache_memory(shape, k, plan.prompt_tokens + longest, split) * values / 2
     if config.engine == "vllm":  # takes its share of the GPU whole, and has as many replies at once as fit into it
         cache = config.vllm.memory_share * plan.gpu.memory_gb - shape.parameters * width / split / GIB
         at_once = min(share, max(1, int(cache / one_prompt)))
@@ -272,6 +274,11 @@ def sampling_of(
     uneven = (prefill + decoding) * (share * engines / prompts - 1)
     idle = max(0.0, whole - decoding) + uneven
     return Sampling(tokens, flops, {"sampling": prefill + decoding, "idle ranks": idle}, cache)
+
+
+def sampler_width(config: OptimisationConfig | EvaluationConfig) -> int:
+    """Bytes of a weight that is sampled with: float32 in TransformersEngine, whatever its passes; vLLM's own dtype."""
+    return 2 if config.engine == "vllm" and config.vllm.dtype != "float32" else 4
 
 
 def estimate_policy(candidate: str, config: OptimisationConfig, profile: Profile, needs: JobResources) -> Estimate:
@@ -308,9 +315,15 @@ def estimate_policy(candidate: str, config: OptimisationConfig, profile: Profile
     seconds["idle ranks"] += (seconds["scoring"] + seconds["update"]) * (math.ceil(prompts / gpus) * gpus / prompts - 1)
     steps = config.iterations
     shards = gpus if sharding == "zero3" else 1
-    engine = shape.parameters * width / config.vllm.tensor_parallel / GIB if config.engine == "vllm" else 0.0
-    if config.engine == "transformers" and shards > 1:
-        engine = shape.parameters * width / GIB  # a whole copy on each rank samples
+    engine = 0.0
+    if config.engine == "vllm":
+        engine = shape.parameters * sampler_width(config) / config.vllm.tensor_parallel / GIB
+    elif shards > 1:
+        engine = shape.parameters * sampler_width(config) / GIB  # a whole copy on each rank samples
+    # Whole, the reference policy keeps float32 weights under bfloat16 passes; reward models are cast, and so are parts.
+    reference = shape.parameters * (4 if shards == 1 else width / shards) / GIB
+    scorers = sum(one.parameters for one in rewards.values()) * width / shards / GIB
+    judge = role_shape(profile, "llm_judge").parameters * 4 / GIB if config.llm_judge else 0.0
     memory = {
         **state_memory(shape, gpus, sharding),
         "activations": max(
@@ -319,10 +332,8 @@ def estimate_policy(candidate: str, config: OptimisationConfig, profile: Profile
             ),
             *(forward_memory(one, SCORING_TOKENS, width=width, logits=False) for one in rewards.values()),
         ),
-        "reference and rewards": (shape.parameters + sum(one.parameters for one in rewards.values()))
-        * width
-        / shards
-        / GIB,
+        "reference and rewards": reference + scorers,
+        "LLM judge": judge,
         "sampling engine": engine,
         "KV cache": sampled.cache,
     }
@@ -368,13 +379,16 @@ def estimate_evaluation(candidate: str, profile: Profile, needs: JobResources) -
     prompts = config.max_prompts or profile.evaluation_prompts.evaluation_prompts
     width = _width(config.dtype)
     rewards = [role_shape(profile, role) for role in ROLES]
-    sampled = sampling_of(shape, config, prompts, gpus, width, plan)
+    sampled = sampling_of(shape, config, prompts, gpus, 4, plan)  # the policy answers in float32
     scored = prompts * (plan.prompt_tokens + config.completions_per_prompt * config.max_new_tokens * plan.reply_share)
     scoring = 2.0 * scored * sum(one.parameters for one in rewards)
     shards = gpus if sharding == "zero3" else 1
     split = config.vllm.tensor_parallel if config.engine == "vllm" else 1
     memory = {
-        "weights": (shape.parameters / split + sum(one.parameters for one in rewards) / shards) * width / GIB,
+        "weights": (
+            shape.parameters / split * sampler_width(config) + sum(one.parameters for one in rewards) / shards * width
+        )
+        / GIB,
         "KV cache": sampled.cache,
         "activations": max(forward_memory(one, SCORING_TOKENS, width=width, logits=False) for one in rewards),
     }

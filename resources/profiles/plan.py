@@ -49,7 +49,8 @@ class Gpu(_Frozen):
 
 
 class PlanSettings(_Frozen):
-    """Assumptions of a plan. `models` gives shapes by role: policy, p_love, helpfulness, safety; None: the base policy's."""
+    """Assumptions of a plan. `models` gives shapes by role (policy, p_love, helpfulness, safety, llm_judge), else the base
+    policy's."""
 
     models: dict[str, ModelShape] = {}
     gpu: Gpu = Gpu(name="H100 80 GB", memory_gb=79.0, tflops=989.0, memory_gb_s=3350.0)

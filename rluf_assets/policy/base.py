@@ -32,6 +32,7 @@ from rluf_assets.policy.conversations import Conversation, Example, encode, load
 from rluf_assets.policy.prompts import PromptEncoder
 from rluf_assets.policy.reply_tokens import ReplyTokens, all_end_ids
 from rluf_assets.policy.state import load_state, newest_state, save_state
+from rluf_assets.rewards.attention import position_limit
 from rluf_assets.rewards.chat_tokens import DATE_KEY, template_of
 
 Report = Callable[[int, int, float], None]
@@ -74,7 +75,7 @@ def train_base_policy(
     ReplyTokens.of(ends, encoder, model.get_input_embeddings().num_embeddings, config.checkpoint or "base policy")
     metrics: dict[str, float] = {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(tokenizer)}
     if heldout:
-        room = int(model.config.max_position_embeddings)
+        room = position_limit(model.config) or 2**30
         loss, tokens = reply_loss(model, encode(heldout, encoder, room))
         metrics |= {"heldout_loss": loss, "heldout_perplexity": math.exp(min(loss, 50)), "heldout_reply_tokens": tokens}
     save_policy(model, tokenizer, out, ends=ends)

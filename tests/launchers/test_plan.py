@@ -87,7 +87,13 @@ def test_a_jobs_own_dtype_checkpointing_and_batches_decide(tmp_path: Path) -> No
         (tmp_path / "rluf.yaml").write_text(f"profile: one_gpu\n{text}\n")
         return {row.asset: row for row in plan_of(tmp_path, "one_gpu")}[asset].memory_total
 
-    policy, reward = "crraft_policy[moderate]", "p_love"
+    policy, reward, evaluation = "crraft_policy[moderate]", "p_love", "offline_evaluation[moderate]"
+    held = 1_235_814_400 * 4 / GIB
+    # The policy answers with float32 weights whatever the reward models score in; a judge is one model more.
+    assert memory(evaluation, "offline_evaluation: {dtype: bfloat16}") > held + 3 * held / 2
+    judged = memory(policy, "crraft_policy: {llm_judge: {folder: x}}") - memory(policy, "")
+    assert judged == pytest.approx(held)
+    assert memory(policy, "crraft_policy: {engine: transformers}") > 4 * held + held + 3 * held / 2
     assert memory(policy, "crraft_policy: {gradient_checkpointing: false}") > 1.2 * memory(policy, "")
     assert memory(policy, "crraft_policy: {dtype: float32}") > memory(policy, "")
     assert memory(policy, "crraft_policy: {forward_tokens: 32768}") > memory(policy, "")

@@ -278,7 +278,7 @@ def test_of_several_named_templates_the_default_one_is_taken_and_its_date_stands
     chat = ChatTokens(tokenizer)
     assert chat.readable(chat.render(TALK[:1], generate=True)).startswith("2024<|im_start|>")
     tokenizer.chat_template = {"tool_use": CHATML}
-    with pytest.raises(ConfigError, match="tool_use.*one named default"):
+    with pytest.raises(ConfigError, match=r"tool_use.*one named default"):
         ChatTokens(tokenizer)
 
 
