@@ -121,12 +121,13 @@ def _account(part: Part, apart: pl.LazyFrame, config: IngestConfig, found: DayRe
     opened, ledger = part.opened, part.ledger
     counts = Counter(dict(apart.group_by("other").len().collect().iter_rows()))
     rows, of_day = counts.total(), counts.pop(None, 0)
-    unreadable = canonical_unreadable(opened, config) if config.format == "canonical" else []
+    canonical = config.format == "canonical"
+    unreadable = opened.once("unreadable", lambda: canonical_unreadable(opened, config)) if canonical else []
     strange = opened.records and not recognised(opened.heads, config.format)
     # A reader that goes record by record makes rows of anything: they must say something, and to no other reader.
     said = apart.select(pl.col(_SAYS[config.table]).is_not_null().any()).collect().item()
     if config.format in LISTS and config.table == "reactions":
-        found.unread.update(unread(opened, config.layout, rows))
+        found.unread.update(opened.once("unread", lambda: unread(opened, config.layout, rows)))
     if ledger is not None and opened.records and set(ledger.kinds) == {NAMELESS} and not ledger.used:
         raise DataError(
             f"{opened.source}: none of {opened.records} records has an id, of its own or of its trace, so that no score could "
@@ -134,7 +135,8 @@ def _account(part: Part, apart: pl.LazyFrame, config: IngestConfig, found: DayRe
         )
     if strange and (not said or (ledger is not None and looks_like(opened.heads))):
         raise DataError(found_instead(opened, config.format))
-    in_lists = listed(opened, config.layout) if config.format in LISTS and config.table == "messages" else None
+    lists = config.format in LISTS and config.table == "messages"
+    in_lists = opened.once("listed", lambda: listed(opened, config.layout)) if lists else None
     if ledger is not None:
         _add_up(opened, "records", opened.records, len(ledger.used) + sum(ledger.kinds.values()))
         found.ignored.update(ledger.kinds)
@@ -144,9 +146,10 @@ def _account(part: Part, apart: pl.LazyFrame, config: IngestConfig, found: DayRe
         _add_up(opened, "messages", in_lists.messages, rows)
         found.ignored.update(in_lists.ignored)
         found.parts.update(in_lists.parts)
-    elif config.format == "canonical":
+    elif canonical:
         _add_up(opened, "records", opened.records, rows)
-        found.parts.update(canonical_parts(opened, config) if config.table == "messages" else {})
+        messages = config.table == "messages"
+        found.parts.update(opened.once("parts", lambda: canonical_parts(opened, config)) if messages else {})
     found.records += opened.records
     found.source_rows += in_lists.messages if in_lists else rows
     found.rows += of_day

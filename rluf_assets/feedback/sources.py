@@ -15,11 +15,11 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import polars as pl
@@ -29,6 +29,7 @@ from rluf_assets.errors import DataError
 from rluf_assets.feedback.encodings import ONE_COLUMN, is_blank, is_direct, stream_of, text_of_file
 from rluf_assets.feedback.json_records import normal_records, parsed_frame, plain_lines
 
+Found = TypeVar("Found")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zstd")
 _KINDS = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "ndjson": "json"}
 # What a bad file raises; other Polars errors are ours and keep their name.
@@ -49,6 +50,14 @@ class Opened:
     files: dict[str, str]  # local name -> the name that people know it by
     texts: list[str] | None
     counts: list[int]  # records of each file, counted where it is read
+    known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, what: str, count: Callable[[], Found]) -> Found:
+        """What is counted in the files by this name: once, however many of their days are asked for."""
+        if what not in self.known:
+            self.known[what] = count()
+        found: Found = self.known[what]
+        return found
 
     @property
     def records(self) -> int:
