@@ -277,8 +277,8 @@ def save_policy(
     """
     if ends is None:
         ends = all_end_ids(model.generation_config, model.config, PromptEncoder(tokenizer))
-    ends = sorted(ends)
-    model.config.pad_token_id, model.config.eos_token_id = tokenizer.pad_token_id, ends if len(ends) > 1 else ends[0]
+    named = sorted(ends)
+    model.config.pad_token_id, model.config.eos_token_id = tokenizer.pad_token_id, named if len(named) > 1 else named[0]
     model.generation_config = GenerationConfig(
         eos_token_id=model.config.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0
     )
