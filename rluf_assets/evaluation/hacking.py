@@ -327,7 +327,9 @@ def _phrase_row(lifted: pl.DataFrame, found: Evaluation, config: AuditConfig) ->
     from scipy.stats import norm
 
     top = lifted.row(0, named=True)
-    weights = found.completions.select("prompt_id", prompt_weight(found.completions)).unique("prompt_id")["weight"]
+    weights = (
+        found.completions.select("prompt_id", prompt_weight(found.completions)).unique("prompt_id")["weight"].to_numpy()
+    )
     prompts = weights.sum() ** 2 / (weights**2).sum()  # as many as would tell as much if they weighed the same
     gain = top["share"] - top["baseline_share"]
     # McNemar's variance with the discordant share bounded by the sum of shares: wide rather than narrow.

@@ -182,10 +182,9 @@ def _with_later_parts(answers: pl.DataFrame, accepted: pl.DataFrame, after: pl.L
     if later.is_empty():
         return answers
     today = accepted.filter(pl.col("conversation_id").is_in(later["conversation_id"].unique().implode()))
-    last, first = (
-        rows.sort(*in_order("conversation_id")).unique("conversation_id", keep=keep, maintain_order=True)
-        for rows, keep in ((today, "last"), (later.filter(pl.col("parent_id").is_null()), "first"))
-    )  # fmt: skip
+    started = later.filter(pl.col("parent_id").is_null()).sort(*in_order("conversation_id"))
+    first = started.unique("conversation_id", keep="first", maintain_order=True)
+    last = today.sort(*in_order("conversation_id")).unique("conversation_id", keep="last", maintain_order=True)
     in_turns = last.join(first.filter(pl.col("role") != "user"), on="conversation_id", suffix="_later").filter(
         pl.col("turn_index_later") - pl.col("turn_index") <= 1
     )
