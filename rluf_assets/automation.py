@@ -82,8 +82,8 @@ def automated(spec: dg.AssetSpec) -> dg.AssetSpec:
         condition = follows(
             without=("evaluation_prompts",)
         )  # where nobody made prompts yet, no user is kept out for them
-    elif name == "reward_hacking_audit":
-        condition = follows(besides=("signal_set",))  # a new day alone changes no candidate
+    elif name in ("reward_hacking_audit", "offline_online_backtest"):
+        condition = follows(besides=("signal_set",))  # a new day alone changes no candidate and no launch
     elif name == "off_policy_evaluation":  # the same: what comes anew is what a candidate says
         condition = follows(besides=[key for key in _names(spec.deps) if key != "offline_evaluation"])
     elif name == "release_report":

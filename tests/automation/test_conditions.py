@@ -117,7 +117,9 @@ def test_a_new_day_asks_for_exactly_what_is_downstream(world: World) -> None:
                           *PER_CANDIDATE, *COMPARISONS}  # fmt: skip
     assert all(found[asset] == set(NAMES) for asset in PER_CANDIDATE)
     # Each comparison once, when everything that it compares is there.
-    assert {asset for asset in found if sum(asset in tick for tick in ticks) > 1} == set()
+    # The backtest twice: with the new model, and with the arms whose users tell whether the model's level holds for them.
+    assert {asset for asset in found if sum(asset in tick for tick in ticks) > 1} == {"offline_online_backtest"}
+    assert "offline_online_backtest" in next(tick for tick in ticks if "ab_test_readout" in tick)
 
 
 def test_a_day_that_changes_no_training_row_trains_nothing(world: World) -> None:
