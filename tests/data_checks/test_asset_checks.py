@@ -75,7 +75,7 @@ def test_a_range_of_days_is_judged_in_one_call(lake: Lake) -> None:
         _publish_day(lake, day, **({"replies_gap": 2} if day in ("2026-01-03", "2026-01-05") else {}))
     result = _run(lake, ("2026-01-01", "2026-01-04"))
     found = {one.check_name: one for one in result.get_asset_check_evaluations()}
-    assert len(found) == 20
+    assert len(found) == 21
     assert {name for name, one in found.items() if not one.passed} == {"replies_add_up"}
     broken = found["replies_add_up"]
     assert broken.severity == dg.AssetCheckSeverity.ERROR

@@ -15,7 +15,7 @@ from rluf_assets.evaluation.readout import Readout, read_out
 from tests.evaluation.world import exposures_of
 
 LOVE = Metric(name="love_rate", numerator="love", denominator="replies", role="goal")
-RUNS = 400
+RUNS = 200
 
 
 def goal_rows(lift: float, users: int = 600) -> list[dict]:

@@ -356,7 +356,7 @@ def test_accounting_holds_whatever_is_broken(
     assert counts.messages_in == dirty.height == result.messages.height + counts.messages_quarantined
     assert counts.reactions_in == dirty_events.height == result.reactions.height + counts.reactions_quarantined
     assert counts.replies == result.replies.height == counts.mature + counts.pending
-    assert result.replies["message_id"].is_unique().all()
+    assert result.replies.select("conversation_id", "message_id").is_unique().all()  # an id is its conversation's
     # Accepted messages are sound: times follow turns, every reply has a user message before it, all have one user.
     ordered = result.messages.sort("conversation_id", "turn_index", "created_at", maintain_order=True)
     assert ordered.select(

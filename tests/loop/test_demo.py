@@ -90,7 +90,9 @@ def test_changed_weight_recomputes_one_candidate_and_what_follows(tiny_home: Pat
     assert done.returncode == 0, done.stderr
     made = {"/".join(Path(path).parts[1:3]) for path in set(manifests(home)) - before}
     candidate = {f"{asset}/moderate" for asset in ("crraft_policy", "offline_evaluation", "ab_exposures")}
-    comparisons = {"reward_hacking_audit/_", "ab_test_readout/_", "release_report/_"}
+    comparisons = {f"{asset}/_" for asset in ("reward_hacking_audit", "ab_test_readout", "release_report")}
+    # What reads candidates' replies and arms beside P[signal] follows too.
+    comparisons |= {"offline_online_backtest/_", "off_policy_evaluation/_"}
     assert candidate | comparisons <= made <= candidate | comparisons | {"released_policy/_"}
 
 

@@ -165,14 +165,9 @@ def files_of(inputs: dict[str, Path], folder: Path, marks: list[str]) -> dict[st
     }
 
 
-def test_sigkill_and_resume_in_a_new_process(inputs: dict[str, Path], tmp_path: Path) -> None:
-    # Both as processes of their own, as jobs are: what earlier tests left in this one (threads, say) has no part in it.
-    whole = files_of(inputs, tmp_path / "whole", [])
-    assert files_of(inputs, tmp_path / "killed", ["phases/000001/score.parquet"]) == whole
-
-
 @pytest.mark.slow
 def test_sigkill_in_every_phase(inputs: dict[str, Path], tmp_path: Path) -> None:
+    # Both as processes of their own, as jobs are: what earlier tests left in this one (threads, say) has no part in it.
     whole = files_of(inputs, tmp_path / "whole", [])
     phases = ("sample", "score", "judge", "select")
     marks = [

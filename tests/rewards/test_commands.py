@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from rluf_assets.chat import CHAT_TEMPLATE
 from rluf_assets.cli import app
+from rluf_assets.errors import ConfigError
 from tests.rewards.conftest import labelled_frame, pair_frame, small_config
 
 STORIES = Path(__file__).parents[3] / "shared" / "data" / "stories260K"
@@ -137,10 +138,12 @@ def test_inputs_that_cannot_be_used_are_one_line(files, base):
     (files / "config.yaml").write_text("- a list")
     arguments = ["train-reward", "--objective", "love", "--train", files / "train.jsonl", "--eval", files / "no.jsonl"]
     arguments += ["--base", base, "--out", files / "model"]
-    for extra, expected in (([], "no.jsonl: no such file"), (["--config", files / "config.yaml"], "found a list")):
-        command = [sys.executable, "-m", "rluf_assets.cli", *map(str, arguments + extra)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 1
-        assert expected in done.stderr
-        assert "Traceback" not in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "rluf_assets.cli", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "no.jsonl: no such file" in done.stderr
+    assert "Traceback" not in done.stderr
+    with pytest.raises(ConfigError, match="found a list"):
+        rluf(*arguments, "--config", files / "config.yaml")
     assert not (files / "model").exists()

@@ -54,7 +54,7 @@ def test_a_checkpoint_cut_short_is_not_resumed_from(base, tmp_path, whole):
     assert finished(base, tmp_path).read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.parametrize("what", ["model", "calibration"])
+@pytest.mark.parametrize("what", [pytest.param("model", marks=pytest.mark.slow), "calibration"])
 def test_killed_after_the_last_step_before_the_model_is_whole(base, tmp_path, whole, what):
     assert run(base, tmp_path, CONFIG, KILL_BEFORE=what) == [-signal.SIGKILL]
     assert not (tmp_path / "calibration.json").exists()
