@@ -79,6 +79,7 @@ def test_second_run_does_nothing_and_says_the_same(tiny_home: Path, tmp_path: Pa
     assert summary_of(home) == summary_of(tiny_home)
 
 
+@pytest.mark.slow
 def test_changed_weight_recomputes_one_candidate_and_what_follows(tiny_home: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     shutil.copytree(tiny_home, home)
@@ -118,19 +119,6 @@ def test_unknown_setting_names_the_nearest(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "signal_set.user_capp" in done.stderr
     assert "did you mean 'user_cap'?" in done.stderr
-
-
-def test_missing_torch_names_the_extra(tiny_home: Path, tmp_path: Path) -> None:
-    """The graph is there, a model is to be trained, torch is not: the message says what to install."""
-    home = tmp_path / "home"
-    shutil.copytree(tiny_home, home)
-    shutil.rmtree(home / "lake" / "p_love")
-    blocked = tmp_path / "blocked" / "torch"
-    blocked.mkdir(parents=True)
-    (blocked / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
-    done = run_rluf("demo", "--profile", "tiny", "--home", str(home), env={"PYTHONPATH": str(blocked.parent)})
-    assert done.returncode == 1
-    assert "pip install 'rluf[train]'" in done.stderr
 
 
 def test_broken_data_contract_stops_the_demo(tiny_home: Path, tmp_path: Path) -> None:
