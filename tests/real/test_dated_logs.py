@@ -1,6 +1,6 @@
-"""A newcomer's dated log, from `rluf init` to a release report: undated marks, a bot's greetings, days of four conversations.
+"""A newcomer's dated log, from `rluf init` to a signal set: undated marks, a bot's greetings, days of four conversations.
 
-Nothing is said but a layout and the files of pairs. The sizes of the models are cut to what shows that it works.
+Nothing is said but a layout and the files of pairs. `rluf update` makes what days bring; the models behind it do not read logs.
 """
 
 from __future__ import annotations
@@ -37,13 +37,6 @@ SETTINGS = {
     "validated_replies": {"exposure": "all_shown"},
     "signal_set": {"holdout_days": 14},
 }  # fmt: skip
-SMALL = {
-    "base_policy": {"steps": 60},
-    "crraft_policy": {"iterations": 1, "prompts_per_iteration": 8, "reference_samples": 16, "max_new_tokens": 16},
-    "offline_evaluation": {"completions_per_prompt": 1, "spoilt_replies": 10},
-    "reward_hacking_audit": {"resamples": 200},
-    "release_report": {"resamples": 200},
-}
 
 
 def rluf(*words: str) -> subprocess.CompletedProcess[str]:
@@ -86,15 +79,15 @@ def write_logs(home: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_a_dated_log_with_undated_marks_runs_to_a_release_report(tmp_path: Path) -> None:
+def test_a_dated_log_with_undated_marks_becomes_a_signal_set(tmp_path: Path) -> None:
     home = tmp_path / "my-project"
     assert rluf("init", str(home)).returncode == 0
     marks = write_logs(home)
 
     def run(undated: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        settings = {**SETTINGS, **SMALL, "validated_replies": {"exposure": "all_shown", **undated}}
+        settings = {**SETTINGS, "validated_replies": {"exposure": "all_shown", **undated}}
         (home / "rluf.yaml").write_text(yaml.safe_dump(settings))
-        return rluf("run", "--home", str(home))
+        return rluf("update", "--home", str(home))
 
     refused = run({})
     assert refused.returncode
@@ -102,7 +95,6 @@ def test_a_dated_log_with_undated_marks_runs_to_a_release_report(tmp_path: Path)
     assert f"validated_replies.undated_reactions is not set, and {len(marks)} of {len(marks)} reactions" in told
     done = run({"undated_reactions": "at_message"})
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Set aside: nothing." in done.stdout
 
     lake = Lake(str(home / "lake"))
     days = [
@@ -115,8 +107,5 @@ def test_a_dated_log_with_undated_marks_runs_to_a_release_report(tmp_path: Path)
     last_day = {reply: None for reply in marks if reply.startswith(f"{DAYS - 1}-")}  # its window has not closed
     assert dict(replies.select("message_id", "label_love").iter_rows()) == marks | last_day
 
-    figures: dict[str, Any] = json.loads((home / "reports" / "summary.json").read_text())
-    # So little is known that nothing may be released.
-    assert {name: found["decision"] for name, found in figures["candidates"].items()}["baseline"] == "baseline"
-    assert {found["decision"] for found in figures["candidates"].values()} <= {"baseline", "needs A/B", "hold"}
-    assert (home / "reports" / "index.html").exists()
+    signal_set = lake.current("signal_set")
+    assert signal_set.rows["train"] > 0 and signal_set.rows["holdout"] > 0
