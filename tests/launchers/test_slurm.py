@@ -246,7 +246,11 @@ def test_a_cancel_in_the_ui_ends_the_job(slurm: Slurm, tmp_path: Path, ui: Calla
     assert read_artifact(spec.output_uri) is None
 
 
-def test_the_tiny_graph_gives_the_same_artifacts_as_here(slurm: Slurm, tiny_home: Path, tmp_path: Path) -> None:
+def test_a_part_of_the_tiny_graph_gives_the_same_artifacts_as_here(
+    slurm: Slurm, tiny_home: Path, tmp_path: Path
+) -> None:
+    """A model, a candidate, its arm and what compares them; the whole graph goes through Ray (`test_ray.py`)."""
     from tests.launchers.graph import check_graph_through
 
-    check_graph_through(SETTINGS, tiny_home, tmp_path / "home")
+    made_here = ("p_love/_", "crraft_policy/moderate", "ab_exposures/moderate", "ab_test_readout/_", "release_report/_")
+    check_graph_through(SETTINGS, tiny_home, tmp_path / "home", without=made_here)
