@@ -57,10 +57,6 @@ run_retries:
 run_monitoring:
   enabled: true
   poll_interval_seconds: 30
-# Dagster's own, with its files kept open.
-event_log_storage:
-  module: rluf_assets.event_log
-  class: EventLog
 # Dagster's own, which also knows when the process of a run is gone together with the code server that started it.
 run_launcher:
   module: rluf_assets.alive
