@@ -21,6 +21,7 @@ from rluf_assets.evaluation.frames import require_columns, require_finite
 from rluf_assets.evaluation.stats import Array, Estimate, fieller, ratio_of_sums, welch
 from rluf_assets.feedback.adversarial import with_condemned
 from rluf_assets.feedback.config import AdversarialConfig
+from rluf_assets.feedback.schemas import MESSAGE_KEY
 from rluf_assets.feedback.splits import user_table
 
 LABEL = "label_"
@@ -35,7 +36,7 @@ class ArmsConfig(BaseModel):
     """Which signal counts as love, and which arm the others are read against."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    version: ClassVar[str] = "4"
+    version: ClassVar[str] = "5"
     signal: str
     baseline: str = Field(description="arm that the readout compares the others with")
     confidence: float = Field(0.95, gt=0.5, lt=1)
@@ -128,11 +129,11 @@ def texts_of(replies: pl.LazyFrame, holdout: pl.LazyFrame, exposures: pl.DataFra
 
     All of the holdout counts, none of training: who is held out does not depend on what they did.
     """
-    arm_of = replies.select("message_id", policy="experiment_arm")
+    arm_of = replies.select(*MESSAGE_KEY, policy="experiment_arm")
     arms = exposures["arm"].unique().to_list()
     about = pl.col("^(use_case|turn_index)$")  # which tell a matched negative's stratum, where they are known
-    held = holdout.select("message_id", "user_id", "label", "prompt", "completion", about).collect().lazy()
-    texts = held.join(arm_of, on="message_id").filter(pl.col("policy").is_in(arms))
+    held = holdout.select(*MESSAGE_KEY, "user_id", "label", "prompt", "completion", about).collect().lazy()
+    texts = held.join(arm_of, on=MESSAGE_KEY).filter(pl.col("policy").is_in(arms))
     return (
         texts.select("policy", "message_id", "user_id", "label", "prompt", "completion", about)
         .rename({"message_id": "prompt_id"})

@@ -27,6 +27,7 @@ from rluf_assets.evaluation.off_policy import (
     relative_change,
 )
 from rluf_assets.evaluation.stats import Array, Estimate
+from rluf_assets.feedback.schemas import MESSAGE_KEY
 
 ESTIMATE, NOT_ENOUGH, NOT_MEASURED = "estimate", "not enough overlap", "not measured"
 NO_LOGPROBS = "the logs carry no reply_logprob"
@@ -67,7 +68,7 @@ class Sampling(_Frozen):
 class OffPolicyConfig(_Frozen):
     """Which logged replies count, and from when on they say something about another policy."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     signal: str = Field("love", description="the graph takes it from signal_set")
     baseline: str = "baseline"
     love_objective: str = "love"
@@ -123,9 +124,9 @@ def arms_table(replies: pl.LazyFrame, scored: pl.DataFrame, config: OffPolicyCon
         return []
     arms = rows["arm"].unique().sort().to_list()
     in_arms = (
-        replies.filter(arm.is_not_null()).select("message_id", arm=arm, context=context).collect(engine="streaming")
+        replies.filter(arm.is_not_null()).select(*MESSAGE_KEY, arm=arm, context=context).collect(engine="streaming")
     )
-    held = scored.join(in_arms, on="message_id")
+    held = scored.join(in_arms, on=MESSAGE_KEY)
     predicted = {one: _expected(rows, held, one) for one in arms}
     user, name, probability, count, positives = (
         rows[column].to_numpy() for column in ("user_id", "arm", "probability", "replies", "positives")
@@ -154,8 +155,8 @@ def logged_rows(
 
     Not enough overlap where too many have no chance that can be used.
     """
-    known = replies.select("message_id", "policy_version", "reply_logprob").collect(engine="streaming")
-    rows = scored.drop("policy_version", strict=False).join(known, on="message_id")
+    known = replies.select(*MESSAGE_KEY, "policy_version", "reply_logprob").collect(engine="streaming")
+    rows = scored.drop("policy_version", strict=False).join(known, on=MESSAGE_KEY)
     if rows.is_empty():
         return NotEnoughOverlap(("not one held-out reply is among the validated ones",))
     why = {name: one.unusable for name, one in config.sampling.items()}
@@ -180,12 +181,12 @@ def logged_rows(
     few = max(config.max_replies - ones.height, 1)
     if zeros.height > few:
         factor = zeros.height / few
-        zeros = zeros.sort("message_id").sample(few, seed=seed).with_columns(pl.col("weight") * factor)
+        zeros = zeros.sort(MESSAGE_KEY).sample(few, seed=seed).with_columns(pl.col("weight") * factor)
     kept = pl.concat([ones, zeros])
-    texts = holdout.select("message_id", "prompt", "completion").filter(
+    texts = holdout.select(*MESSAGE_KEY, "prompt", "completion").filter(
         pl.col("message_id").is_in(kept["message_id"].implode())
     )
-    return kept.join(texts.collect(engine="streaming"), on="message_id").sort("message_id")
+    return kept.join(texts.collect(engine="streaming"), on=MESSAGE_KEY).sort(MESSAGE_KEY)
 
 
 def candidates_table(

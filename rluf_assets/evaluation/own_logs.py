@@ -17,6 +17,7 @@ from rluf_assets.errors import DataError
 from rluf_assets.evaluation.config import ReadoutConfig
 from rluf_assets.evaluation.exposures import Arm, metric_columns
 from rluf_assets.evaluation.metric import compare_metric
+from rluf_assets.feedback.schemas import MESSAGE_KEY
 
 LABEL = "label_"
 AA_SCHEMA = {"metric": pl.String, "runs": pl.Int64, "called": pl.Int64, "share": pl.Float64, "low": pl.Float64,
@@ -27,14 +28,14 @@ def users_of_logs(replies: pl.LazyFrame, days: int, scores: pl.DataFrame | None 
     """One row per user of the last so many days: replies, conversations, positives per signal, whether they came back the
     day after their first one, first_day, and what they did before, `pre_*`. Raises DataError without dated replies.
 
-    `pre_loves` is the first signal's, as CUPED expects it. scores: message_id and live_probability of replies that P[signal]
+    `pre_loves` is the first signal's, as CUPED expects it. scores: MESSAGE_KEY and live_probability of replies that P[signal]
     has scored; those from before are summed as `pre_p_<signal>`.
     """
     columns = replies.collect_schema().names()
     signals = [c for c in columns if c.startswith(LABEL)]
     day = pl.col("created_at").cast(pl.Date)
     if scores is not None:
-        replies = replies.join(scores.lazy().select("message_id", "live_probability"), on="message_id", how="left")
+        replies = replies.join(scores.lazy().select(*MESSAGE_KEY, "live_probability"), on=MESSAGE_KEY, how="left")
     score = pl.lit(None, pl.Float64) if scores is None else pl.col("live_probability")
     rows = (
         replies.select(

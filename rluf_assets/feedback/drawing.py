@@ -21,11 +21,11 @@ from rluf_assets.feedback.config import SignalSetConfig
 from rluf_assets.feedback.duplicates import first_alike
 from rluf_assets.feedback.prompts import allocate
 from rluf_assets.feedback.sampling import exact_counts, reply_uniform, thinned, uniforms
+from rluf_assets.feedback.schemas import MESSAGE_KEY
 from rluf_assets.feedback.splits import HOLDOUT, TRAIN
 from rluf_assets.feedback.windows import ConversationPool, prompt_keys
 
 _LAST_TURN = 9  # later turns are one stratum
-_KEY = ["conversation_id", "message_id"]
 _KEEP = 0x5EED  # who stands for its like is another throw than who is drawn
 DROPPED = {"message_id": pl.String(), "step": pl.String()}
 
@@ -149,13 +149,13 @@ def _drawn_rows(possible: Callable[[float], pl.LazyFrame], plan: Plan, seed: int
             .with_columns(u=reply_uniform(seed))
             .filter((pl.col("stage") == HOLDOUT) | pl.col("label") | (pl.col("u") < bar))
             .collect(engine="streaming")
-            .sort("u", *_KEY)
+            .sort("u", *MESSAGE_KEY)
         )
         into_train = numbers < pl.when("label").then(plan.positives).otherwise(quota)
         rows = rows.filter((pl.col("stage") == HOLDOUT) | into_train)
         found = rows.filter(pl.col("stage") == TRAIN).height
         if found == plan.positives + sum(plan.negatives.values()) or min(bars.values(), default=1.0) >= 1.0:
-            return rows.sort("created_at", *_KEY)
+            return rows.sort("created_at", *MESSAGE_KEY)
         reach *= 4
 
 
@@ -185,7 +185,7 @@ def _merge_repeats(result: Drawn, config: SignalSetConfig) -> None:
 
 def _one_of_each(rows: pl.DataFrame, alike: list[str]) -> pl.DataFrame:
     summed = rows.with_columns(pl.col("sample_weight").sum().over(alike))
-    nth = pl.struct("v", *_KEY).rank("ordinal").over(alike)
+    nth = pl.struct("v", *MESSAGE_KEY).rank("ordinal").over(alike)
     return summed.filter(nth == 1)
 
 
@@ -202,7 +202,7 @@ def _capped(rows: pl.DataFrame, cap: int, seed: int) -> pl.DataFrame:
 
 
 def _step(result: Drawn, name: str, kept: pl.DataFrame) -> None:
-    gone = result.train.join(kept, on=_KEY, how="anti").select("message_id", step=pl.lit(name))
+    gone = result.train.join(kept, on=MESSAGE_KEY, how="anti").select("message_id", step=pl.lit(name))
     result.steps.append((name, gone.height))
     result.dropped = pl.concat([result.dropped, gone.cast(DROPPED)])  # type: ignore[arg-type]
-    result.train = kept.sort("created_at", *_KEY)
+    result.train = kept.sort("created_at", *MESSAGE_KEY)

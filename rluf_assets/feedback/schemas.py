@@ -48,6 +48,8 @@ REACTIONS: Mapping[str, pl.DataType] = {
     "source": pl.String(),
     "trace_id": pl.String(),
 }
+# What a message is known by: many logs number their messages anew in every conversation.
+MESSAGE_KEY = ("conversation_id", "message_id")
 # A source may lack these: the column is then null, never invented.
 OPTIONAL: Mapping[str, frozenset[str]] = {
     "messages": frozenset(MESSAGES) - {"conversation_id", "message_id", "turn_index", "role", "content", "user_id"},

@@ -89,8 +89,10 @@ def _scored(job: Job) -> pl.DataFrame:
     """P[signal] on its holdout: replies that it has not seen, of users that it has not seen."""
     import polars as pl
 
+    from rluf_assets.feedback.schemas import MESSAGE_KEY
+
     return pl.read_parquet(job.input("reward") / "holdout_scores.parquet").select(
-        "message_id", "user_id", "live_probability", "label", pl.col("weight").cast(pl.Float64)
+        *MESSAGE_KEY, "user_id", "live_probability", "label", pl.col("weight").cast(pl.Float64)
     )
 
 

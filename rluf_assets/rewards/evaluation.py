@@ -90,7 +90,10 @@ def evaluate_signal(
     train = labelled_rows(train, "train", config)
     learned = limit_rows(train, baselines.MAX_BASELINE_ROWS, seed)
     scores = pl.concat(
-        [_identity(rows, ("message_id", "user_id", "use_case", "turn_index", "policy_version")), scored],
+        [
+            _identity(rows, ("message_id", "conversation_id", "user_id", "use_case", "turn_index", "policy_version")),
+            scored,
+        ],
         how="horizontal",
     )
     scores = scores.with_columns(

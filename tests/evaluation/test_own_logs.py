@@ -49,11 +49,16 @@ def test_users_of_the_last_days_with_what_they_did_before() -> None:
     assert found.select("pre_conversations", "pre_days").rows() == [(1, 1), (0, 0)]
     named = logs().with_row_index("message_id")
     scores = pl.DataFrame(
-        {"message_id": [1, 2], "live_probability": [0.25, 0.5]}, schema_overrides={"message_id": pl.UInt32}
-    )
+        {"message_id": [1, 2], "conversation_id": named.collect()["conversation_id"].gather([1, 2]),
+         "live_probability": [0.25, 0.5]}, schema_overrides={"message_id": pl.UInt32},
+    )  # fmt: skip
     scored = users_of_logs(named, 5, scores)
     assert scored["pre_p_love"].to_list() == [0.25, 0.0], "of replies shown before the last five days, and of no other"
     assert scored.drop("pre_p_love").equals(found)
+    elsewhere = scores.with_columns(conversation_id=pl.lit("another"))
+    assert not users_of_logs(named, 5, elsewhere)["pre_p_love"].sum(), (
+        "the same id in another conversation is another reply"
+    )
     with pytest.raises(DataError, match="a user, a day and a labelled signal"):
         users_of_logs(logs().filter(pl.lit(False)), 5)
 

@@ -43,7 +43,8 @@ def _replies(count: int = 4000, seed: int = 0) -> pl.DataFrame:
     love = rng.random(count) < np.array([0.1, 0.2])[arm] * np.array([0.5, 1.0, 2.0])[reply]
     return pl.DataFrame(
         {
-            "message_id": [f"m{n:05d}" for n in range(count)], "user_id": [f"u{n}" for n in user],
+            "message_id": [f"m{n:05d}" for n in range(count)], "conversation_id": [f"c{n:05d}" for n in range(count)],
+            "user_id": [f"u{n}" for n in user],
             "policy_version": "v1", "experiment_arm": np.array(["a", "b"])[arm], "use_case": "chat",
             "label_love": love.astype(np.int8),
             "assignment_probability": 0.5, "reply_logprob": np.log([0.5, 0.3, 0.2])[reply], "reply": reply,
@@ -53,13 +54,18 @@ def _replies(count: int = 4000, seed: int = 0) -> pl.DataFrame:
 
 def _scored(replies: pl.DataFrame) -> pl.DataFrame:
     return replies.select(
-        "message_id", "user_id", live_probability=pl.lit(0.15), label="label_love", weight=pl.lit(1.0)
+        "message_id",
+        "conversation_id",
+        "user_id",
+        live_probability=pl.lit(0.15),
+        label="label_love",
+        weight=pl.lit(1.0),
     )
 
 
 def _holdout(replies: pl.DataFrame) -> pl.LazyFrame:
     return replies.lazy().select(
-        "message_id", prompt=pl.lit([CONTEXT]).first(), completion=pl.col("reply").cast(pl.String)
+        "message_id", "conversation_id", prompt=pl.lit([CONTEXT]).first(), completion=pl.col("reply").cast(pl.String)
     )
 
 
@@ -86,6 +92,18 @@ def test_candidates_and_arms_are_read_with_their_change() -> None:
     assert arms["b"]["rate"] == pytest.approx(2 * arms["a"]["rate"], rel=0.25)
     table = table_of([*found, *arms.values()])
     assert table.filter(pl.col("result") == ESTIMATE)["rate_ci_low"].null_count() == 0
+
+
+def test_ids_that_every_conversation_uses_again_change_nothing() -> None:
+    replies = _replies()
+    numbered = replies.with_columns(message_id=pl.lit("2"))
+    for frame in (replies, numbered):
+        rows = logged_rows(frame.lazy(), _scored(frame), _holdout(frame), CONFIG, seed=0)
+        assert isinstance(rows, pl.DataFrame) and rows.height == frame.height
+        said = rows.sort("conversation_id")["reply_logprob"]
+        assert said.equals(replies.sort("conversation_id")["reply_logprob"])
+    one, other = (arms_table(frame.lazy(), _scored(frame), CONFIG) for frame in (replies, numbered))
+    assert one == other
 
 
 def test_the_sample_stands_for_all_replies() -> None:

@@ -117,7 +117,12 @@ def test_arms_of_the_logs_are_filtered_alike() -> None:
     assert set(flagged) == {("bot", "a"), ("both", "a"), ("both", "b")}
     judged = arms().filter(~pl.col("user_id").is_in(["bot", "both"]))
     rows = judged.select(
-        "message_id", "user_id", label=pl.col("label_love") == 1, prompt=pl.lit("p"), completion=pl.lit("c")
+        "message_id",
+        "conversation_id",
+        "user_id",
+        label=pl.col("label_love") == 1,
+        prompt=pl.lit("p"),
+        completion=pl.lit("c"),
     )
     row = launches_of(exposures, texts_of(arms().lazy(), rows.lazy(), exposures), config).row(0, named=True)
     assert (row["treatment_users"], row["control_users"], row["left_out"]) == (20, 21, 0)
