@@ -59,7 +59,7 @@ def groups_of_users(
         held = [v for v in values if v is not None]
         if len(held) < 2:
             continue
-        for group in sorted(set(held[0]["group"].drop_nulls()) & set(held[1]["group"].drop_nulls())):
+        for group in sorted({g for values in held for g in values["group"].drop_nulls()}):  # one arm may lack a group
             ours, theirs = (_within(name, a, v, group) for a, v in zip((arm, base), held, strict=True))
             yield trait, group, ours, theirs
 

@@ -62,6 +62,11 @@ def test_groups_without_evidence_hold_nobody() -> None:
     small = [minority_of(n, 4000, seed=k) for k, n in enumerate(("baseline", "b"))]
     detail = segment_gate("b", *read(small[1], planned("locale"), small[0])).detail
     assert "None of 2 groups" in detail and "1 more had too few users to be read" in detail
+    lacking = minority_of("baseline", USERS, seed=1).filter(pl.col("locale") != "fi")  # and a group of one arm alone
+    assert (
+        "1 more had too few"
+        in segment_gate("b", *read(minority_of("b", USERS, seed=3), planned("locale"), lacking)).detail
+    )
 
 
 @pytest.mark.parametrize("given_away", [True, False])
