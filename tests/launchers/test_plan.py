@@ -11,18 +11,11 @@ from resources.launchers.spec import JobResources, JobSpec
 from resources.profiles import candidate_config, load_candidates, load_profile
 from resources.profiles.launchers import job_names
 from rluf_assets.errors import ConfigError
+from rluf_assets.plan_costs import GIB, Sharding, kv_cache_memory, state_memory
 from rluf_assets.plan_graph import estimates
 from rluf_assets.plan_paper import best_pools
 from rluf_assets.plan_report import print_plan
-from rluf_assets.planning import (
-    GIB,
-    Estimate,
-    Sharding,
-    estimate_policy,
-    kv_cache_memory,
-    policy_shape,
-    state_memory,
-)
+from rluf_assets.planning import Estimate, estimate_policy, policy_shape
 
 
 def plan_of(home: Path, name: str) -> list[Estimate]:
