@@ -134,9 +134,9 @@ def texts_of(replies: pl.LazyFrame, holdout: pl.LazyFrame, exposures: pl.DataFra
     about = pl.col("^(use_case|turn_index)$")  # which tell a matched negative's stratum, where they are known
     held = holdout.select(*MESSAGE_KEY, "user_id", "label", "prompt", "completion", about).collect().lazy()
     texts = held.join(arm_of, on=MESSAGE_KEY).filter(pl.col("policy").is_in(arms))
+    prompt_id = pl.concat_str(*MESSAGE_KEY, separator="/").alias("prompt_id")
     return (
-        texts.select("policy", "message_id", "user_id", "label", "prompt", "completion", about)
-        .rename({"message_id": "prompt_id"})
+        texts.select("policy", prompt_id, "user_id", "label", "prompt", "completion", about)
         .sort("policy", "prompt_id")
         .collect()
     )

@@ -13,6 +13,7 @@ from rluf_assets.errors import ConfigError
 from rluf_assets.evaluation.config import BacktestConfig, Metric, ReadoutConfig
 from rluf_assets.evaluation.logged_arms import ArmsConfig, backtest_arms, exposures_of, launches_of, texts_of
 from rluf_assets.evaluation.readout import read_out, read_readout
+from rluf_assets.feedback.schemas import MESSAGE_KEY
 from rluf_assets.jobs import ab_test_readout
 from rluf_assets.jobs.runner import run_job
 
@@ -107,7 +108,7 @@ def test_what_trained_users_did_is_no_evidence() -> None:
 def holdout_of(replies: pl.DataFrame) -> pl.LazyFrame:
     """Every tenth user held out, with some text, and the labelled replies alone."""
     held = replies.filter(pl.col("user_id").str.ends_with("3"), pl.col("label_love").is_not_null())
-    columns = ("message_id", "user_id")
+    columns = (*MESSAGE_KEY, "user_id")
     return held.select(
         *columns, label=pl.col("label_love") == 1, prompt=pl.lit("asked"), completion=pl.lit("said")
     ).lazy()
