@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.special import expit
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
 
 from rluf_assets.errors import DataError
 from rluf_assets.lake import read_json, write_json
@@ -95,6 +93,10 @@ def fit_ensemble(
 
     logits, labels (0/1), weights (1/inclusion), users (codes): shape (rows,); features: (rows, width).
     """
+    # Here alone: whoever only scores would wait for it.
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import LogisticRegression
+
     positive = labels > 0.5
     if members < 2 or min(positive.sum(), (~positive).sum()) < MIN_POSITIVES:
         return None
