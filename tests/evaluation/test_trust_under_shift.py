@@ -149,7 +149,7 @@ def test_the_productions_own_policies_are_judged_rightly_and_trusted(
     [
         (unknown_language, ("of its replies lie far from the logged ones",)),
         (scrambled, ("of its replies lie far from the logged ones",)),
-        (stuffed, ("of its replies lie far from the logged ones", "ensemble disagrees on")),
+        (stuffed, ("of its replies lie far from the logged ones", "ensemble disagrees: ")),
     ],
 )
 def test_a_planted_shift_misleads_and_is_not_trusted_and_the_reason_is_told(
@@ -161,6 +161,6 @@ def test_a_planted_shift_misleads_and_is_not_trusted_and_the_reason_is_told(
     assert decision.love_change_low is not None and decision.love_change_low > truth + 0.4, "the prediction is far off"
     gate = decision.gate("trust")
     assert gate is not None and gate.result == "not shown"
-    assert all(doubt in gate.detail for doubt in doubts)
+    assert all(doubt in gate.detail for doubt in doubts), gate.detail
     assert decision.decision != PROMOTE
     assert decision.decision == HOLD or gate.detail in decision.reasons
