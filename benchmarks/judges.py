@@ -32,7 +32,8 @@ call bad: the precision of a judge that fails everything. Intervals are exact bi
 
 One more verdict stands beside them in every run, `control_token`: no reply with a control token in it passes
 (`<|im_start|>`, an unused special token). Decoding hides such tokens, so no judge that reads text could find them. The
-engines sample none; reasoning models whose template has `<think>` as a token of its own therefore answer without it.
+engines sample none, so models that may think before they answer [are told not to](method.md#optimisation), and a template that
+always begins a thought is refused.
 """
 LABELLED_TEXT = """
 ## Labelled replies

@@ -138,23 +138,20 @@ def _writable(home: Path) -> Finding:
 
 def _models(profile: Profile, home: Path) -> Iterator[Finding]:
     """The models given by path: the base policy, and what reward models start from."""
-    checkpoint = profile.base_policy.checkpoint
-    if checkpoint is not None:
-        there = (Path(checkpoint) / "config.json").exists()
-        found = checkpoint if there else f"no config.json under {checkpoint}"
-        yield Finding("ok" if there else "mend", "base policy", found, "mend base_policy.checkpoint")
-    for name in REWARDS.values():
-        base = getattr(profile, name).base
-        if base is None:
+    named = {"base policy": ("base_policy.checkpoint", profile.base_policy.checkpoint)}
+    named |= {name: (f"{name}.base", getattr(profile, name).base) for name in REWARDS.values()}
+    for model, (setting, given) in named.items():
+        if given is None:
             continue
         try:
-            folder = locate(base, data_folder(profile, home))
+            folder = locate(given, data_folder(profile, home))
         except RlufError as error:
-            yield Finding("mend", name, str(error), f"mend {name}.base")
+            yield Finding("mend", model, str(error), f"mend {setting}")
             continue
         there = (Path(folder) / "config.json").exists()
-        found = base if there else f"no config.json under {folder}"
-        yield Finding("ok" if there else "mend", name, found, f"mend {name}.base")
+        yield Finding(
+            "ok" if there else "mend", model, given if there else f"no config.json under {folder}", f"mend {setting}"
+        )
 
 
 def _sources(profile: Profile, home: Path) -> Iterator[Finding]:

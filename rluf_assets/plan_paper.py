@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from resources.profiles import Profile
 from rluf_assets.plan_costs import GIB, activation_memory, collective_seconds, compute_seconds, state_memory
-from rluf_assets.planning import RATIOS_BEYOND_FIRST, ROLES, policy_shape, role_shape, sampling_of, update_flops
+from rluf_assets.plan_shapes import ROLES, policy_shape, role_shape
+from rluf_assets.planning import RATIOS_BEYOND_FIRST, sampling_of, update_flops
 from rluf_assets.policy.config import OptimisationConfig
 
 

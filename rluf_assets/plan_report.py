@@ -16,6 +16,7 @@ from resources.profiles import candidate_config, load_candidates, load_profile
 from resources.profiles.plan import PlanSettings
 from rluf_assets.plan_graph import estimates
 from rluf_assets.plan_paper import on_paper
+from rluf_assets.plan_shapes import placed
 from rluf_assets.planning import Estimate, assumptions
 
 
@@ -23,7 +24,7 @@ def print_plan(home: Path, profile_name: str | None) -> bool:
     """Print the plan; False if something does not fit. Raises ConfigError for settings that are wrong."""
     # A pipe has no width; the table needs more than rich's 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 140)
-    profile = load_profile(home, profile_name)
+    profile = placed(load_profile(home, profile_name), home)
     candidates = {name: candidate_config(home, name, profile.crraft_policy) for name in load_candidates(home)}
     rows = list(estimates(profile, candidates))
     table = Table("job", "asset", "nodes x GPUs", "GiB each", "tokens", "FLOPs", "GPU-hours", "hours", "fits", box=None)

@@ -30,11 +30,10 @@ from rluf_assets.plan_costs import (
     kv_cache_memory,
     state_memory,
 )
-from rluf_assets.policy.config import BasePolicyConfig, EvaluationConfig, OptimisationConfig
+from rluf_assets.plan_shapes import ROLES, checkpoint_width, policy_shape, role_shape
+from rluf_assets.policy.config import EvaluationConfig, OptimisationConfig
 from rluf_assets.rewards.config import RewardConfig
-from rluf_assets.workbench import REWARDS
 
-ROLES = tuple(objective if objective != "love" else "p_love" for objective in REWARDS)
 # A Python process with torch and Transformers loaded, on a machine without a GPU (measured: .6 to .8 GiB).
 PROCESS_GIB = 0.8
 # Tokens of one pass of a reward model that scores (`RewardModel.score`), and of one batch of prompts that is sampled from.
@@ -89,33 +88,6 @@ class Estimate:
         return None
 
 
-def policy_shape(profile: Profile) -> ModelShape:
-    """The policy: as the plan says, else the small one that the base-policy job trains."""
-    if "policy" in profile.plan.models:
-        return profile.plan.models["policy"]
-    return trained_shape(profile.base_policy)
-
-
-def role_shape(profile: Profile, role: str) -> ModelShape:
-    """A reward model's shape: as the plan says, else the policy's, from which it starts."""
-    return profile.plan.models.get(role, policy_shape(profile))
-
-
-def trained_shape(config: BasePolicyConfig) -> ModelShape:
-    """The shape of the base policy trained on the logs."""
-    heads = config.hidden_size // config.head_dim
-    return ModelShape(
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size or 8 * config.hidden_size // 3 // 16 * 16,
-        layers=config.layers,
-        heads=heads,
-        kv_heads=heads,
-        head_dim=config.head_dim,
-        vocab_size=config.vocab_size,
-        tied=True,
-    )
-
-
 def sharding_of(profile: Profile, job: str) -> Sharding:
     """How the job's launcher spreads training states over GPUs, by its `accelerate_config`."""
     name = profile.jobs[job].launcher if job in profile.jobs else None
@@ -153,9 +125,10 @@ def estimate_base(profile: Profile, needs: JobResources) -> Estimate:
     if config.checkpoint is not None:
         length = plan.prompt_tokens + REPLY_TOKENS
         tokens = config.heldout_conversations * length
+        width = checkpoint_width(config.checkpoint)
         memory = {
-            "weights": shape.parameters * 2 / GIB,
-            "activations": forward_memory(shape, 32 * length, width=2, logits=True),
+            "weights": shape.parameters * width / GIB,
+            "activations": forward_memory(shape, 32 * length, width=width, logits=True),
         }
         flops = 2.0 * shape.parameters * tokens
         seconds = {"held-out loss": compute_seconds(flops, 1, plan)}
@@ -383,6 +356,8 @@ def assumptions(profile: Profile) -> list[str]:
     shapes = {"policy": policy_shape(profile), **{role: role_shape(profile, role) for role in ROLES}}
     return [
         *[f"{role}: {shape.parameters / 1e9:.3g} billion parameters" for role, shape in shapes.items()],
+        "shapes and dtypes of models given by path are read in their folders; of those that are not on this machine "
+        "plan.models says the shape, and the dtype counts as float32",
         f"GPU: {plan.gpu.name}, {plan.gpu.memory_gb:g} GiB, {plan.gpu.tflops:g} TFLOP/s dense bf16, "
         f"{plan.gpu.memory_gb_s:g} GB/s from its memory",
         f"arithmetic reaches {plan.mfu:.0%} of the peak; decoding {plan.bandwidth_share:.0%} of the memory's rate",

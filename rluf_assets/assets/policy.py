@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from resources.places import data_folder, locate
 from resources.profiles import candidate_config
 from resources.stage import Work
 from rluf_assets.assets.common import OWNERS, Result, StageRunner
@@ -29,6 +30,9 @@ def rewards_of(lake: Lake) -> dict[str, Artifact]:
 def crraft_policy(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
     """A causal language model optimised with a candidate's weights; one row of metrics per iteration."""
     config = candidate_config(home(), context.partition_key, profile().crraft_policy)
+    if config.llm_judge is not None:
+        folder = locate(config.llm_judge.folder, data_folder(profile(), home()))
+        config = config.model_copy(update={"llm_judge": config.llm_judge.model_copy(update={"folder": folder})})
     profile().check_length(config.max_new_tokens, f"candidate {context.partition_key!r}")
     inputs = {
         "base_policy": stage.lake.current("base_policy"),

@@ -37,6 +37,8 @@ def base_policy(context: dg.AssetExecutionContext, stage: StageRunner) -> Result
         profile().base_policy,
         dict[str, Artifact | InputArtifact](days_of(stage.lake, "validated_replies")),
     )
+    if config.checkpoint is not None:
+        config = config.model_copy(update={"checkpoint": _place(config.checkpoint)})
     for nth, corpus in enumerate(config.corpora):
         source = _place(corpus.source)
         inputs[f"corpora/{nth}"] = InputArtifact(uri=source, content_hash=hash_files(source))

@@ -40,7 +40,9 @@ class BasePolicyConfig(_Frozen):
 
     version: ClassVar[str] = "3"
 
-    checkpoint: str | None = Field(None, description="folder of a causal LM to take as it is; nothing is trained then")
+    checkpoint: str | None = Field(
+        None, description="folder of a causal LM to take as it is, or `package:folder`; nothing is trained then"
+    )
     chat_date: date = Field(
         date.fromisoformat(CHAT_DATE), description="what a chat template that writes today's date writes"
     )

@@ -21,7 +21,7 @@ from rluf_assets.errors import ConfigError, DataError
 from rluf_assets.policy.decoding import Decoded, decode, prefill, sliding_window
 from rluf_assets.policy.prompts import PromptEncoder
 from rluf_assets.policy.reply_tokens import ReplyTokens, end_ids
-from rluf_assets.rewards.attention import FLOAT32, attention_window, position_limit
+from rluf_assets.rewards.attention import attend_in_float32, attention_window, position_limit
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class TransformersEngine:
     ) -> None:
         self.folder = str(folder)
         self.autocast = autocast
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=FLOAT32 if autocast and device == "cpu" else None
-        )
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        if autocast and device == "cpu":
+            attend_in_float32(model)
         self.model: PreTrainedModel = model.to(device).eval()
         self._passes: torch.nn.Module | None = None
         self._rounds: Callable[[int], int] = lambda passes: passes

@@ -17,6 +17,9 @@ import polars as pl
 from rluf_assets.errors import DataError
 from rluf_assets.policy.config import Weights
 
+# Scores are float32 sums: a score that is said to be the same differs by so much of its size, eight times its last bit.
+ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class Normalisation:
@@ -30,7 +33,8 @@ class Normalisation:
         """From a frame with `prompt_id` and a column `logit_<objective>` each; scores that are no numbers are left out.
 
         The deviation is pooled over prompts of two replies or more: squares about each prompt's own mean, over replies less
-        prompts. Raises DataError for an objective that scores a prompt's replies alike: it cannot steer anything.
+        prompts. Raises DataError for an objective that scores a prompt's replies alike but for rounding: what it would steer
+        by is noise.
         """
         mean, std = {}, {}
         for objective in objectives:
@@ -38,11 +42,12 @@ class Normalisation:
             several = logits.filter(pl.len().over("prompt_id") > 1)
             freedom = several.height - several["prompt_id"].n_unique()
             squares = several.select(((pl.col("logit") - pl.col("logit").mean().over("prompt_id")) ** 2).sum()).item()
-            if freedom < 1 or (squares / freedom) ** 0.5 < 1e-9:
+            size = float(logits["logit"].abs().max() or 0.0)  # type: ignore[arg-type]
+            if freedom < 1 or (squares / freedom) ** 0.5 < max(1e-9, ROUNDING * size):
                 raise DataError(
-                    f"objective {objective!r}: {logits.height} finite scores of reference replies, without any spread among "
-                    f"those to one prompt ({freedom} degrees of freedom); expected a reward model that tells a prompt's "
-                    "replies apart. Train it again or leave the objective out."
+                    f"objective {objective!r}: {logits.height} finite scores of reference replies, without any spread but "
+                    f"rounding among those to one prompt ({freedom} degrees of freedom); expected a reward model that tells a "
+                    "prompt's replies apart. Train it again or leave the objective out."
                 )
             mean[objective], std[objective] = float(logits["logit"].mean()), float((squares / freedom) ** 0.5)  # type: ignore[arg-type]
         return cls(mean, std)

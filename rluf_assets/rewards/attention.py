@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -50,9 +50,10 @@ AttentionInterface.register(FLOAT32, _sdpa_float32)
 AttentionMaskInterface.register(FLOAT32, sdpa_mask)
 
 
-def attention_for(dtype: str, device: str) -> str | None:
-    """Name of the attention implementation for a model that runs in `dtype` on `device`; None: the model's own choice."""
-    return FLOAT32 if dtype == "bfloat16" and device == "cpu" else None
+def attend_in_float32(model: PreTrainedModel) -> None:
+    """What a model that learns in bfloat16 on a CPU needs; attention that is not PyTorch's kernel (DeBERTa) stays as it is."""
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(FLOAT32)
 
 
 def attends_both_ways(config: PretrainedConfig) -> bool:

@@ -5,7 +5,8 @@ template writes. Typed by a user or a model it is text. To that end the tokenize
 under a name of Unicode noncharacters, which no text holds, and only what the template wrote is renamed with it. So all
 else (normaliser, merges, white space around a token) stays as the tokenizer has it, and a text without control tokens
 gets the ids that transformers gives it. Where a reply begins the text is cut: a prompt's ids are a prefix of those of
-the prompt with its reply.
+the prompt with its reply. Models that may think before they answer are told not to (`enable_thinking`, as their templates
+call it): a reply here is what a user reads.
 """
 
 from __future__ import annotations
@@ -93,6 +94,10 @@ class ChatTokens:
         """A marked text as the template wrote it."""
         return _NAMED.sub(lambda found: self._strings[found.group()], text)
 
+    def control_in(self, marked: str) -> list[str]:
+        """The control tokens of a marked text, in order."""
+        return [self._strings[name] for name in _NAMED.findall(marked)]
+
     def pieces(self, conversation: Sequence[Message]) -> list[Piece]:
         """The conversation's marked text, cut before and after each reply whose prompt it begins with.
 
@@ -168,7 +173,7 @@ class ChatTokens:
             return str(
                 self.tokenizer.apply_chat_template(
                     list(messages), chat_template=self.template, tokenize=False, add_generation_prompt=generate,
-                    strftime_now=self.date.strftime,
+                    strftime_now=self.date.strftime, enable_thinking=False,
                 )
             )  # fmt: skip
         # A template is a program of its own: besides refusing, it may divide by zero or look up what is not there.

@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from rluf_assets.chat import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS
 from rluf_assets.errors import DataError
-from rluf_assets.rewards.attention import attends_both_ways, attention_for, attention_window, position_limit
+from rluf_assets.rewards.attention import attend_in_float32, attends_both_ways, attention_window, position_limit
 from rluf_assets.rewards.batching import Batch
 from rluf_assets.rewards.config import LoraConfig
 from rluf_assets.rewards.encoding import Encoder
@@ -87,7 +87,6 @@ def load_network(
             folder,
             config=config,
             dtype=torch.float32,
-            attn_implementation=attention_for(dtype, device),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -97,6 +96,8 @@ def load_network(
             f"{folder}: cannot be loaded as a sequence classifier ({type(error).__name__}: {error}). "
             "Expected a Hugging Face folder with config.json and whole safetensors of the same architecture."
         ) from error
+    if dtype == "bfloat16" and device == "cpu":
+        attend_in_float32(model)
     missing = {name for name in report["missing_keys"] if not name.startswith((*HEADS, "pooler", "bert.pooler"))}
     if missing:
         raise DataError(f"{folder}: weights missing from its safetensors: {sorted(missing)[:5]}. Restore the folder.")

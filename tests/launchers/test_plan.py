@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from rluf_assets.plan_costs import GIB, Sharding, kv_cache_memory, state_memory
 from rluf_assets.plan_graph import estimates
 from rluf_assets.plan_paper import best_pools
 from rluf_assets.plan_report import print_plan
-from rluf_assets.planning import Estimate, estimate_policy, policy_shape
+from rluf_assets.plan_shapes import placed, policy_shape, role_shape
+from rluf_assets.planning import Estimate, estimate_base, estimate_policy
 
 
 def plan_of(home: Path, name: str) -> list[Estimate]:
@@ -120,6 +123,73 @@ def test_a_job_that_loads_a_model_fits_only_where_its_memory_does(tmp_path: Path
     for asset in loads:
         assert "needs" in (rows[asset].problem(plan) or ""), asset
     assert rows["signal_set"].problem(plan) is None
+
+
+def write_checkpoint(folder: Path, dtype: str, width: int, **config: object) -> None:
+    """A checkpoint's config.json and the header of its weights, as `save_pretrained` writes them; no weight is read."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"dtype": dtype, **config}))
+    shapes, header, at = (
+        {"model.embed_tokens.weight": [32000, 512], "lm_head.weight": [32000, 512], "rest": [90_000_000]},
+        {},
+        0,
+    )
+    for name, shape in shapes.items():
+        size = width * math.prod(shape)
+        header[name], at = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + size]}, at + size
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {
+            "hidden_size": 512,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "vocab_size": 32000,
+        },
+        {"n_embd": 512, "n_layer": 8, "n_head": 8, "vocab_size": 32000},
+        {"text_config": {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "vocab_size": 32000}},
+    ],
+    ids=["llama", "gpt2", "nested"],
+)
+def test_a_model_given_by_path_is_priced_as_its_folder_says(config: dict[str, object], tmp_path: Path) -> None:
+    """Its own parameters, whatever the profile's own model is; its own bytes: a float32 checkpoint has four to a weight."""
+    write_checkpoint(tmp_path / "models" / "whole", "float32", 4, **config)
+    write_checkpoint(tmp_path / "models" / "half", "bfloat16", 2, **config)
+    found = {}
+    for name in ("whole", "half"):
+        (tmp_path / "rluf.yaml").write_text(
+            f"profile: one_gpu\nbase_policy: {{checkpoint: models/{name}}}\np_love: {{base: models/half}}\n"
+        )
+        profile = placed(load_profile(tmp_path), tmp_path)
+        assert policy_shape(profile).parameters == pytest.approx(90e6 + 2 * 32000 * 512, rel=1e-3)
+        assert role_shape(profile, "p_love") == policy_shape(profile)
+        found[name] = estimate_base(profile, JobResources()).memory["weights"] * GIB / policy_shape(profile).parameters
+    assert found == {"whole": pytest.approx(4.0), "half": pytest.approx(2.0)}
+
+
+def test_a_model_given_by_path_whose_shape_nobody_says_is_not_priced_as_another(tmp_path: Path) -> None:
+    (tmp_path / "rluf.yaml").write_text("profile: laptop\nbase_policy: {checkpoint: /models/there}\n")
+    with pytest.raises(
+        ConfigError, match=r"base_policy\.checkpoint /models/there: no config\.json.*Set plan\.models\.policy"
+    ):
+        plan_of(tmp_path, "laptop")
+    shape = "{hidden_size: 64, intermediate_size: 128, layers: 2, heads: 2, kv_heads: 2, head_dim: 32, vocab_size: 512}"
+    (tmp_path / "rluf.yaml").write_text(
+        f"profile: laptop\nbase_policy: {{checkpoint: /models/there}}\nplan: {{models: {{policy: {shape}}}}}\n"
+    )
+    profile = load_profile(tmp_path)
+    weights = estimate_base(profile, JobResources()).memory["weights"]
+    assert weights * GIB == 4 * policy_shape(profile).parameters  # its dtype is not known either
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "config.json").write_text('{"model_type": "mystery", "vocab_size": 9}')
+    (tmp_path / "rluf.yaml").write_text("profile: laptop\nbase_policy: {checkpoint: models}\n")
+    with pytest.raises(ConfigError, match=r"does not say \['heads', 'hidden_size', 'layers'\]"):
+        policy_shape(placed(load_profile(tmp_path), tmp_path))
 
 
 def test_what_a_launcher_shards_decides_what_fits(tmp_path: Path) -> None:

@@ -83,6 +83,17 @@ def test_scales_leave_nan_out_and_refuse_a_constant_score() -> None:
         Normalisation.fit(SCORES.with_columns(logit_safety=pl.lit(0.4)), OBJECTIVES)
 
 
+@pytest.mark.parametrize("size", [0.03, 3.0, 700.0])
+def test_what_float32_rounds_away_is_no_spread(size: float) -> None:
+    """A constant reward, its last bits as a batch's order leaves them, would become noise of unit variance."""
+    noise = np.random.default_rng(0).integers(-3, 4, 64) * np.spacing(np.float32(size))
+    rows = pl.DataFrame({"prompt_id": np.arange(64) // 4, "logit_love": np.float32(size) + noise})
+    with pytest.raises(DataError, match="without any spread but rounding"):
+        Normalisation.fit(rows, ("love",))
+    told = rows.with_columns(logit_love=pl.col("logit_love") + size * 1e-4 * np.arange(64))
+    assert Normalisation.fit(told, ("love",)).std["love"] > 0
+
+
 def test_calibrated_reward_is_the_chance_to_beat_the_baseline() -> None:
     np.testing.assert_allclose(
         calibrated_reward(np.array([1.0, 2.0, 0.0]), np.array([1.0, 0.0, 2.0])),

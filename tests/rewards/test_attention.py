@@ -127,6 +127,24 @@ def test_attention_both_ways_or_by_a_kernel_of_its_own_scores_a_row_alike_in_any
     assert not model.share_prefixes and np.std(together) > 1e-3
 
 
+@pytest.mark.parametrize("name", ["gpt_oss", "deberta-v2"])
+def test_bfloat16_on_a_cpu_takes_attention_of_its_own_as_it_is(name, tmp_path):
+    """There attention that is learned from is computed in float32, by a kernel that these have no place for."""
+    tokenizer = make_tokenizer()
+    sizes = {**SIZES, "sliding_window": 200, "pad_token_id": tokenizer.pad_token_id, **KERNELS[name]}
+    config = AutoConfig.for_model(name, vocab_size=len(tokenizer), num_labels=1, initializer_range=0.3, **sizes)
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    half, whole = load_network(tmp_path, dtype="bfloat16"), load_network(tmp_path)
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
+    with torch.autocast("cpu", torch.bfloat16):
+        score = half.model(ids).logits
+    score.float().sum().backward()
+    torch.testing.assert_close(score.float(), whole.model(ids).logits, atol=0.2, rtol=0.1)
+    assert all(torch.isfinite(p.grad).all() for p in half.model.parameters() if p.grad is not None)
+
+
 def test_training_keeps_the_window_too(tmp_path):
     config = RewardConfig(epochs=1, max_length=64, dtype="float32")
     base, out = windowed("mistral", tmp_path / "base"), tmp_path / "out"
