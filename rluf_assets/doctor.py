@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from resources.places import data_folder, locate
-from resources.profiles import SETTINGS_FILE, LoggedSettings, Profile, load_candidates, load_profile
+from resources.profiles import SETTINGS_FILE, LoggedSettings, Profile, candidate_config, load_candidates, load_profile
 from rluf_assets.errors import RlufError
 from rluf_assets.feedback.sources import find
 from rluf_assets.workbench import REWARDS
@@ -148,10 +148,29 @@ def _models(profile: Profile, home: Path) -> Iterator[Finding]:
         except RlufError as error:
             yield Finding("mend", model, str(error), f"mend {setting}")
             continue
-        there = (Path(folder) / "config.json").exists()
-        yield Finding(
-            "ok" if there else "mend", model, given if there else f"no config.json under {folder}", f"mend {setting}"
+        problem = None if (Path(folder) / "config.json").exists() else f"no config.json under {folder}"
+        if problem is None and model == "base policy":
+            problem = _unfit(folder, profile, home)
+        yield Finding("mend" if problem else "ok", model, problem or given, f"mend {setting}")
+
+
+def _unfit(folder: str, profile: Profile, home: Path) -> str | None:
+    """What a checkpoint's config and tokenizer say against it as a policy, before a job takes it over."""
+    try:
+        from rluf_assets.policy.base import check_checkpoint
+
+        candidates = (candidate_config(home, name, profile.crraft_policy) for name in load_candidates(home))
+        uses = (profile.offline_evaluation, *candidates)
+        check_checkpoint(
+            folder,
+            shares_prompts=any(use.engine == "transformers" for use in uses),
+            max_new_tokens=max(use.max_new_tokens for use in uses),
         )
+    except RlufError as error:
+        return str(error)
+    except ImportError:
+        return None  # the extra that reads it is missing, which has a line of its own
+    return None
 
 
 def _sources(profile: Profile, home: Path) -> Iterator[Finding]:

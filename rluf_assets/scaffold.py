@@ -32,6 +32,7 @@ production:
 # validated_replies:
 #   exposure: all_shown            # only if it is true: every reply was shown with its buttons
 #   undated_reactions: at_message  # marks that stand on the messages and have no time of their own
+# base_policy: {checkpoint: models/chat}  # a chat model of yours; else a tiny one is trained (docs/your-own-model.md)
 signal_set:
   signal: love
   holdout_days: 14

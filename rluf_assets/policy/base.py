@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -29,8 +30,9 @@ from rluf_assets.distributed import device
 from rluf_assets.errors import ConfigError, TrainingError
 from rluf_assets.policy.config import BasePolicyConfig
 from rluf_assets.policy.conversations import Conversation, Example, encode, load_conversations, load_corpus, one_turn
+from rluf_assets.policy.engine import check_shared, longest_shared, positions_of, room
 from rluf_assets.policy.prompts import PromptEncoder
-from rluf_assets.policy.reply_tokens import ReplyTokens, all_end_ids
+from rluf_assets.policy.reply_tokens import ReplyTokens, all_end_ids, end_ids
 from rluf_assets.policy.state import load_state, newest_state, save_state
 from rluf_assets.rewards.attention import position_limit
 from rluf_assets.rewards.chat_tokens import DATE_KEY, template_of
@@ -56,6 +58,7 @@ def train_base_policy(
     loss is not finite.
     """
     if config.checkpoint is not None:
+        check_checkpoint(config.checkpoint)
         model, tokenizer = load_checkpoint(config.checkpoint)
         model.to(device())
         if "strftime_now" in template_of(tokenizer):
@@ -239,6 +242,33 @@ def reply_loss(model: PreTrainedModel, examples: Sequence[Example], batch_size: 
     return total / max(1, tokens), tokens
 
 
+def check_checkpoint(folder: str, *, shares_prompts: bool = False, max_new_tokens: int = 0) -> None:
+    """Raise ConfigError for what a folder's config and tokenizer say against it as a policy; no weight is read.
+
+    `shares_prompts`: TransformersEngine will sample it. `max_new_tokens`: replies of so many tokens.
+    """
+    try:
+        config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"base policy: {folder} is no causal LM that transformers loads ({error}).") from error
+    encoder = PromptEncoder(complete(tokenizer))
+    vocabulary = max(config.get_text_config().vocab_size, len(tokenizer))
+    ReplyTokens.of(end_ids(folder, encoder), encoder, vocabulary, folder)
+    room(folder, positions_of(config, folder), max_new_tokens)
+    if shares_prompts:
+        check_shared(longest_shared(config), 1, folder)
+
+
+def complete(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """A checkpoint's tokenizer, given the toolkit's chat template and a pad token of its own where it has none."""
+    if tokenizer.chat_template is None:
+        tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
+        tokenizer.eos_token, tokenizer.chat_template = END, CHAT_TEMPLATE
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    return tokenizer
+
+
 def load_checkpoint(folder: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A causal LM from a folder, given a chat template and a pad token of its own if it has none.
 
@@ -247,14 +277,9 @@ def load_checkpoint(folder: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFa
     """
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = complete(AutoTokenizer.from_pretrained(folder))
     except (OSError, ValueError) as error:
         raise ConfigError(f"base policy: {folder} is no causal LM that transformers loads ({error}).") from error
-    if tokenizer.chat_template is None:
-        tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
-        tokenizer.eos_token, tokenizer.chat_template = END, CHAT_TEMPLATE
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.add_special_tokens({"pad_token": PAD})
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         # To a multiple that matrix products and vLLM's tensor parallelism like; rows without a token are never sampled.
         # New rows are drawn about the mean of the old ones: always the same, so that a base is the same bytes again.

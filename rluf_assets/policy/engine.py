@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from rluf_assets.chat import Message
 from rluf_assets.errors import ConfigError, DataError
@@ -63,25 +63,12 @@ class TransformersEngine:
         self._rounds: Callable[[int], int] = lambda passes: passes
         self.encoder = PromptEncoder(AutoTokenizer.from_pretrained(folder))
         self.batch_tokens = batch_tokens
-        positions = position_limit(self.model.config)
-        if positions is None or getattr(self.model.config.get_text_config(), "alibi", False):
-            raise ConfigError(
-                f"{folder}: a {self.model.config.model_type} model tells positions by distance (ALiBi) or says no "
-                "max_position_embeddings; replies that share a prompt's pass would stand at wrong ones. Use another base."
-            )
-        self.max_positions = positions
+        self.max_positions = positions_of(self.model.config, self.folder)
         rows = self.model.get_output_embeddings().weight
         self.tokens = ReplyTokens.of(
             end_ids(folder, self.encoder), self.encoder, int(getattr(rows, "ds_shape", rows.shape)[0]), self.folder
         )
-        # Rows longer than a window whose masks we do not make would be read without it.
-        window = attention_window(self.model.config)
-        self.longest = None if window is None or sliding_window(self.model.config)[0] else window
-        if self.longest == 0:
-            raise ConfigError(
-                f"{folder}: a {self.model.config.model_type} model has layers that are no attention; TransformersEngine "
-                "cannot share a prompt between its replies there. Sample this model with vLLM."
-            )
+        self.longest = longest_shared(self.model.config)
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -107,12 +94,7 @@ class TransformersEngine:
         keys = prompt_keys(ids, seed)
         if only is not None:
             ids, keys = [ids[i] for i in only], [keys[i] for i in only]
-        longest = max((len(row) for row in ids), default=0) + max_new_tokens
-        if self.longest is not None and longest > self.longest:
-            raise ConfigError(
-                f"{self.folder}: a prompt with its reply has up to {longest} tokens, some layers see {self.longest} back. "
-                "TransformersEngine has no masks for them: sample this model with vLLM, or shorten max_new_tokens."
-            )
+        check_shared(self.longest, max((len(row) for row in ids), default=0) + max_new_tokens, self.folder)
         completions: list[list[Completion]] = [[] for _ in ids]
         for batch in length_batches([len(x) + n * max_new_tokens // 4 for x in ids], self.batch_tokens):
             uniforms = None
@@ -244,6 +226,38 @@ def token_logprobs(
     targets = ids.gather(1, where + 1)
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return torch.where(real, -losses.view(targets.shape), 0.0)
+
+
+def positions_of(config: PretrainedConfig, folder: str) -> int:
+    """Positions that a model knows. Raises ConfigError where its replies could not share their prompt's pass for them."""
+    positions = position_limit(config)
+    if positions is None or getattr(config.get_text_config(), "alibi", False):
+        raise ConfigError(
+            f"{folder}: a {config.model_type} model tells positions by distance (ALiBi) or says no max_position_embeddings; "
+            "replies that share a prompt's pass would stand at wrong ones. Use another base."
+        )
+    return positions
+
+
+def longest_shared(config: PretrainedConfig) -> int | None:
+    """The longest row that may be sampled: one beyond a window whose masks are not made here would be read without it.
+
+    None: any. 0: no row, as some layers are no attention.
+    """
+    window = attention_window(config)
+    return None if window is None or sliding_window(config)[0] else window
+
+
+def check_shared(longest: int | None, row: int, folder: str) -> None:
+    """Raise ConfigError for a row beyond `longest_shared`; log-probabilities are read row by row, and need no such thing."""
+    if longest is None or row <= longest:
+        return
+    layers = f"see {longest} back, a prompt with its reply has up to {row} tokens" if longest else "are no attention"
+    remedy = ", or shorten max_new_tokens" if longest else ""
+    raise ConfigError(
+        f"{folder}: some layers {layers}. TransformersEngine cannot share a prompt between its replies there: set engine: "
+        f"vllm (docs/operating.md){remedy}."
+    )
 
 
 def room(folder: str, max_positions: int, max_new_tokens: int) -> int:

@@ -28,11 +28,11 @@ from transformers import (
 )
 
 from rluf_assets.errors import ConfigError, DataError
-from rluf_assets.policy.base import load_checkpoint, reply_loss, save_policy, train_base_policy
+from rluf_assets.policy.base import check_checkpoint, load_checkpoint, reply_loss, save_policy, train_base_policy
 from rluf_assets.policy.config import BasePolicyConfig
 from rluf_assets.policy.conversations import Example, encode
 from rluf_assets.policy.decoding import _choose
-from rluf_assets.policy.engine import TransformersEngine
+from rluf_assets.policy.engine import Completion, TransformersEngine
 from rluf_assets.policy.prompts import PromptEncoder
 from rluf_assets.policy.reply_tokens import ReplyTokens, end_ids
 from tests.policy.conftest import user
@@ -150,8 +150,15 @@ def test_layers_that_are_no_attention_are_refused(tmp_path: Path) -> None:
         hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
         layer_types=["conv", "full_attention"], max_position_embeddings=256, eos_token_id=1, pad_token_id=0,
     )  # fmt: skip
-    with pytest.raises(ConfigError, match="no attention"):
-        TransformersEngine(save(config, tmp_path, eos_token_id=1))
+    engine = TransformersEngine(save(config, tmp_path, eos_token_id=1))
+    with pytest.raises(ConfigError, match=r"are no attention.*engine: vllm"):
+        engine.sample([user("hi")], n=2, max_new_tokens=4, seed=0)
+    # vLLM may sample it: what is learned is read row by row.
+    prompt, reply = engine.encoder.encode([user("hi")], 99)[0], [5, 6, 1]
+    read = engine.logprobs([user("hi")], [Completion("", reply, True, 0.0)])
+    assert read[0] == pytest.approx(alone(engine, prompt, reply), abs=2e-3)
+    with pytest.raises(ConfigError, match="are no attention"):
+        check_checkpoint(str(tmp_path), shares_prompts=True)
 
 
 def test_rows_stay_within_the_length_from_which_longrope_turns_all_rows_of_a_pass_otherwise(tmp_path: Path) -> None:
@@ -173,8 +180,10 @@ def test_rows_stay_within_the_length_from_which_longrope_turns_all_rows_of_a_pas
                num_attention_heads=2, alibi=True)], ids=["bloom", "falcon"]
 )  # fmt: skip
 def test_positions_by_distance_are_refused(config: PretrainedConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="by distance"):
-        TransformersEngine(save(config, tmp_path, eos_token_id=1))
+    folder = save(config, tmp_path / "base", eos_token_id=1)
+    for use in (TransformersEngine, lambda folder: take_over(folder, tmp_path / "out")):
+        with pytest.raises(ConfigError, match="by distance"):
+            use(folder)
 
 
 def take_over(folder: Path, out: Path, **settings: Any) -> Path:

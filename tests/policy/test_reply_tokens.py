@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig
 
+from resources.profiles import load_profile
+from rluf_assets.doctor import Finding, _models
 from rluf_assets.errors import ConfigError
 from rluf_assets.policy.engine import TransformersEngine
 from rluf_assets.policy.prompts import PromptEncoder
 from rluf_assets.policy.reply_tokens import left_to_reply
 from rluf_assets.rewards.chat_tokens import ChatTokens
+from rluf_assets.workbench import REWARDS
 from tests.policy.conftest import user
 from tests.policy.test_architectures import SHAPE, save, take_over
 from tests.rewards.test_chat_tokens import CHATML, GEMMA, LLAMA2, LLAMA3, MISTRAL, PHI3, byte_level, wrapped
@@ -71,6 +74,12 @@ def chat(template: str) -> ChatTokens:
     return ChatTokens(wrapped(RAW, template, MARKS, special=False, eos_token="<eos>", bos_token="<bos>"))
 
 
+def doctor(home: Path, settings: str) -> list[Finding]:
+    """What `rluf doctor` says of the models of a home whose base policy lies in its folder `thinker`."""
+    (home / "rluf.yaml").write_text(f"{settings}\nbase_policy: {{checkpoint: thinker}}\n")
+    return list(_models(load_profile(home), home))
+
+
 @pytest.mark.parametrize(("template", "left"), LEFT.values(), ids=LEFT)
 def test_what_a_template_leaves_to_the_reply_is_named(template: str, left: str) -> None:
     tokens = chat(template)
@@ -93,6 +102,18 @@ def test_a_base_that_would_never_come_to_its_answer_is_refused_before_any_work(t
         with pytest.raises(ConfigError, match=r"thinker.*'</think>' left to the reply.*Copy the folder"):
             use()
     assert not (tmp_path / "out").exists()
+    found = {finding.subject: finding for finding in doctor(tmp_path, "profile: laptop")}["base policy"]
+    assert (found.state, found.remedy) == ("mend", "mend base_policy.checkpoint")
+    assert "'</think>' left to the reply" in found.found
+
+
+def test_the_doctor_reads_a_checkpoint_before_a_job_does(tmp_path: Path) -> None:
+    tokenizer = wrapped(RAW, CHATML, ("<|im_start|>", "<|im_end|>"), eos_token="<eos>")
+    save(LlamaConfig(**SHAPE), tmp_path / "thinker", tokenizer=tokenizer, eos_token_id=1)
+    assert {finding.state for finding in doctor(tmp_path, "profile: laptop")} == {"ok"}
+    reward_models = "".join(f"{name}: {{max_length: 512}}\n" for name in REWARDS.values())
+    (found,) = doctor(tmp_path, f"profile: laptop\ncrraft_policy: {{max_new_tokens: 256}}\n{reward_models}")
+    assert found.state == "mend" and "256 new tokens leave no room for a prompt in 256 positions" in found.found
 
 
 def test_a_model_that_may_think_is_told_not_to_in_prompts_and_in_what_is_learned() -> None:
