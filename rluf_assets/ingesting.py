@@ -32,30 +32,38 @@ def ingest(root: Path, config: IngestConfig) -> tuple[DayRead, list[Ingested]]:
     Rows without a time go to the first day asked for from their file. Raises DataError where nothing is recognised, or
     where no row has a time and no day is given.
     """
-    found, days = survey(config)
+    lake = Lake(str(root))
     if config.day is not None:
-        return found, [_ingest_day(Lake(str(root)), config)]
+        of_day = _undated_once(lake, config)
+        return survey(of_day)[0], [_ingest_day(lake, of_day)]
+    found, days = survey(config)
     dated = [day for day in days if day is not None]
     if days and not dated:
         raise DataError(
             f"{config.source}: no row has {TIME_OF[config.table]}, so they belong to no day. Name one with --day."
         )
-    return found, [_ingest_day(Lake(str(root)), config.model_copy(update={"day": day})) for day in dated]
+    return found, [_ingest_day(lake, _undated_once(lake, config.model_copy(update={"day": day}))) for day in dated]
 
 
 def _ingest_day(lake: Lake, config: IngestConfig) -> Ingested:
     assert config.day is not None
     asset, day, files = f"raw_{config.table}", config.day, sources_of(config)
     content = hash_files(*files)
-    one = config.model_copy(update={"undated": "other" if _has_undated(lake, asset, day, content) else "keep"})
     draft = JobSpec(
         name=f"{asset}[{day}]", entrypoint="rluf_assets.jobs.ingest", version=config.version, seed=0, output_uri="",
-        config=one.model_dump(mode="json"), inputs={"files": InputArtifact(uri=" ".join(files), content_hash=content)},
+        config=config.model_dump(mode="json"), inputs={"files": InputArtifact(uri=" ".join(files), content_hash=content)},
     )  # fmt: skip
     spec = draft.model_copy(update={"output_uri": lake.folder(asset, day.isoformat(), draft.fingerprint)})
     artifact, reused = run_job(spec, run, lambda line: None)
     lake.set_current(asset, day.isoformat(), artifact)
     return Ingested(day, artifact.rows[config.table], reused)
+
+
+def _undated_once(lake: Lake, config: IngestConfig) -> IngestConfig:
+    """The config of a day, with rows that have no time left to the day in the lake that has them already."""
+    assert config.day is not None
+    there = _has_undated(lake, f"raw_{config.table}", config.day, hash_files(*sources_of(config)))
+    return config.model_copy(update={"undated": "other" if there else "keep"})
 
 
 def _has_undated(lake: Lake, asset: str, day: date, content: str) -> bool:

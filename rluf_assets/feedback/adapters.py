@@ -29,7 +29,7 @@ from rluf_assets.feedback.redaction import excerpt
 from rluf_assets.feedback.schemas import MESSAGES, OPTIONAL, PROMPT, TABLES, conform, empty
 from rluf_assets.feedback.sources import Opened
 from rluf_assets.feedback.tracing import langfuse_messages, langfuse_scores, langsmith_feedback, langsmith_messages
-from rluf_assets.feedback.values import CALLS, as_speaker, clocks_in
+from rluf_assets.feedback.values import CALLS, REFUSAL, as_speaker, clocks_in, or_refusal
 
 # What public logs call our columns, where the layout says nothing.
 _ALIASES: Mapping[str, Sequence[str]] = {
@@ -51,7 +51,8 @@ def canonical_messages(frame: pl.LazyFrame, layout: MessagesLayout, where: str) 
     renamed = _renamed(frame, layout)
     names = renamed.collect_schema()
     if "role" in names and "content" in names:
-        renamed = renamed.with_columns(role=_speaker(names, pl.col, "role", "content", layout))
+        said = _text_or_refusal(names, pl.col, "content")
+        renamed = renamed.with_columns(role=_speaker(names, pl.col, "role", "content", layout), content=said)
     return conform(renamed, "messages", where)
 
 
@@ -87,7 +88,9 @@ def chat_messages(frame: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl
     return conform(
         messages.with_columns(
             role=role,
-            content=_field(fields, layout.content, where, "content"),
+            content=_text_or_refusal(
+                fields, pl.col("message").struct.field, _name(fields, layout.content, where, "content")
+            ),
             turn_index=pl.when(role == "system").then(pl.max_horizontal("turn_index", 0)).otherwise("turn_index"),
         ),
         "messages",
@@ -334,8 +337,9 @@ def _speaker(
     )
 
 
-def _field(fields: Mapping[str, Any], names: Sequence[str], where: str, what: str) -> pl.Expr:
-    return pl.col("message").struct.field(_name(fields, names, where, what))
+def _text_or_refusal(found: Mapping[str, Any], column: Callable[[str], pl.Expr], content: str) -> pl.Expr:
+    refused = found.get(REFUSAL) == pl.String
+    return or_refusal(column(content), found[content], column(REFUSAL)) if refused else column(content)
 
 
 def _name(fields: Mapping[str, Any], names: Sequence[str], where: str, what: str) -> str:

@@ -114,24 +114,26 @@ def _told(spans: pl.DataFrame, layout: MessagesLayout) -> list[Row]:
 def scored(name: str, value: float | str | None, layout: MessagesLayout, **facts: Any) -> list[Row]:
     """Reactions of one score: by `layout.scores` where the name is in it; else its name, set above zero.
 
-    A categorical score's text is the signal itself. A score in between the two bounds revokes both signals.
+    A categorical score's text is the signal itself, and the one that it set before is over when it changes; where a rule
+    names signals, another text says nothing of them. A score in between the two bounds revokes both signals.
     """
-    reaction_id = facts.pop("id")
+    record = facts.pop("id")
     if isinstance(value, float) and not math.isfinite(value):
         value = None
     times = {"reacted_at": instant(facts.pop("at", None)), "updated_at": instant(facts.pop("updated", None))}
     rule = layout.scores.get(name)
     set_by_signal: dict[str, bool | None]
-    if isinstance(value, str):
-        set_by_signal = {value: True}
-    elif rule is None:
+    if isinstance(value, str) and (rule is None or value in (rule.up, rule.down)):
+        return [{**facts, **times, "reaction_id": str(record), "signal": value, "value": 1}]
+    if rule is None:
         set_by_signal = {name: None if value is None else value > 0}
     else:
+        value = None if isinstance(value, str) else value
         up = None if value is None else value >= rule.up_from
         down = None if value is None else value <= rule.down_to
         set_by_signal = {signal: on for signal, on in ((rule.up, up), (rule.down, down)) if signal is not None}
     return [
-        {**facts, **times, "reaction_id": f"{reaction_id}#{signal}", "signal": signal,
+        {**facts, **times, "reaction_id": f"{record}#{signal}", "signal": signal,
          "value": None if on is None else int(on)}
         for signal, on in set_by_signal.items()
     ]  # fmt: skip

@@ -11,7 +11,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from rluf_assets.feedback.values import ROLE_NAMES
+from rluf_assets.feedback.values import REFUSAL, ROLE_NAMES
 
 Message = dict[str, str]
 
@@ -30,13 +30,14 @@ _WRAPPERS = (
 
 
 def parsed(value: Any) -> Any:
-    """The value; a string that holds a JSON object or array is parsed."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+    """The value; a string that holds a JSON object or array, encoded once or more often, is parsed."""
+    found = value
+    while isinstance(found, str) and found.lstrip()[:1] in ("{", "[", '"'):
         try:
-            return json.loads(value)
+            found = json.loads(found)
         except json.JSONDecodeError:
             return value
-    return value
+    return found if isinstance(found, dict | list) else value  # a text in quotes is a text
 
 
 def messages_of(value: Any, role: str) -> list[Message]:
@@ -64,6 +65,8 @@ def text_of(content: Any) -> str | None:
         return content
     if isinstance(content, dict):
         kind = content.get("type", "text")
+        if kind == REFUSAL:
+            return text_of(content.get(REFUSAL, content.get("content")))
         return text_of(content.get("content", content.get("text"))) if kind in ("text", "output_text") else None
     if isinstance(content, list):
         texts = [text for part in content if (text := text_of(part))]
@@ -82,7 +85,7 @@ def listed_messages(text: str | None) -> list[dict[str, str | None]] | None:
     if not all(isinstance(one, dict) and {"role", "content"} <= set(one) for one in found):
         return None
     return [{"role": ROLE_NAMES.get(str(one["role"]).strip().lower(), str(one["role"])),
-             "content": _plain_text(one["content"])} for one in found]  # fmt: skip
+             "content": _plain_text(one["content"]) or text_of(one.get(REFUSAL))} for one in found]  # fmt: skip
 
 
 def _plain_text(content: object) -> str | None:
@@ -129,7 +132,8 @@ def _of_object(value: dict[str, Any], role: str) -> list[Message]:
         return _of_object({"role": value.get("type"), **value["data"]}, role)
     if "content" in value or "parts" in value:
         named = str(value.get("role") or value.get("type") or role).lower()
-        text = text_of(parsed(value.get("parts")) if "parts" in value else value["content"])
+        said = parsed(value.get("parts")) if "parts" in value else value["content"]
+        text = text_of(said) or text_of(value.get(REFUSAL))
         return [{"role": _ROLES[named], "content": text}] if named in _ROLES and text else []
     for key in _WRAPPERS:
         if value.get(key):

@@ -88,7 +88,7 @@ class MessagesLayout(_Config):
 class IngestConfig(_Config):
     """One raw table of one day: where the rows are, and in which format."""
 
-    version: ClassVar[str] = "6"
+    version: ClassVar[str] = "7"
     format: Format = "canonical"
     table: Literal["messages", "reactions"]
     source: str = Field(description="path, glob or URL; {day} stands for the partition's date")
@@ -121,7 +121,7 @@ class BurstConfig(_Config):
 class ContractConfig(_Config):
     """The row contract and the labels of one partition of replies."""
 
-    version: ClassVar[str] = "7"
+    version: ClassVar[str] = "8"
     day: date | None = None
     signals: tuple[str, ...] = SIGNALS
     attribution_window_h: float = Field(24.0, gt=0)

@@ -38,9 +38,10 @@ def rank() -> pl.Expr:
 
 
 def judge_conversations(rows: pl.DataFrame, config: ContractConfig) -> pl.DataFrame:
-    """`position`, `defect`, `user_id` (the conversation's), `greeting` and `continued` of each row.
+    """`position`, `defect`, `user_id` (the conversation's), `parent_id`, `greeting` and `continued` of each row.
 
-    `rows` are whole conversations with `position` and `defect`; `old` marks those of a day before.
+    `rows` are whole conversations with `position` and `defect`; `old` marks those of a day before. A user's message after
+    one that was set aside gets a `parent_id` that is nowhere: its context starts with it (`_after_what_is_lost`).
     """
     content = pl.struct("turn_index", "role", "content", "created_at").hash()
     narrow = rows.select(
@@ -51,8 +52,15 @@ def judge_conversations(rows: pl.DataFrame, config: ContractConfig) -> pl.DataFr
         timed = narrow.sort("conversation_id", "created_at", "turn_index", nulls_last=True)
         turn = pl.col("turn_index").forward_fill().over("conversation_id")
         narrow = timed.with_columns(pl.coalesce("turn_index", turn)).sort("position")
-    ordered = narrow.sort(*in_order("conversation_id"), "position", nulls_last=True).with_columns(
-        number=pl.col("conversation_id").rle_id()
+    # So does one without a time: a question first in its turn, a reply last.
+    of_turn = pl.col("created_at").min(), pl.col("created_at").max()
+    first, last = (one.over("conversation_id", "turn_index") for one in of_turn)
+    placed = pl.coalesce("created_at", pl.when(pl.col("role") == "assistant").then(last).otherwise(first))
+    ordered = (
+        narrow.with_columns(logged="created_at", created_at=placed)
+        .sort(*in_order("conversation_id"), "position", nulls_last=True)
+        .with_columns(created_at="logged", number=pl.col("conversation_id").rle_id())
+        .drop("logged")
     )
     sound = pl.col("defect").is_null()
     ordered = ordered.with_columns(
@@ -69,7 +77,8 @@ def judge_conversations(rows: pl.DataFrame, config: ContractConfig) -> pl.DataFr
     ordered = name_where(ordered, pl.lit(pl.Series(on_cycle)), "parent_cycle")
     if config.time == "logged":
         ordered = _judge_times(ordered)
-    return _judge_replies(ordered).select("position", "defect", "user_id", "greeting", "continued")
+    judged = _after_what_is_lost(_judge_replies(ordered))
+    return judged.select("position", "defect", "user_id", "parent_id", "greeting", "continued")
 
 
 def name_where(rows: pl.DataFrame, condition: pl.Expr, name: str) -> pl.DataFrame:
@@ -149,7 +158,8 @@ def places_before(rows: pl.DataFrame) -> Places:
     if rows["tree"].any():
         # In a tree, what the source gives no parent is a root if it stands where trees begin.
         begins = pl.col("turn_index") <= pl.col("turn_index").min().over("number")
-        root = rows.select(pl.col("tree") & begins.fill_null(False) & (pl.col("rank") != ASSISTANT)).to_series()
+        tree = (pl.col("parent") >= 0).any().over("number")
+        root = rows.select(tree & begins.fill_null(False) & (pl.col("rank") != ASSISTANT)).to_series()
         before[root.to_numpy()] = -1
         before = rows.select(pl.coalesce("parent", pl.lit(pl.Series(before)))).to_series().to_numpy(writable=True)
     return before
@@ -188,7 +198,12 @@ def _judge_replies(rows: pl.DataFrame) -> pl.DataFrame:
     # In the order of turns a part stands in the turn of the part before it, or next to it where each row has an own turn.
     step = np.where(rows.select(_one_turn_per_row()).to_series().to_numpy(), 1, 0)
     joined = named | (turn - turn[up] <= step) | ~user_above
-    lost = reply & ((named & ~has) | (has & bad[up]) | (part & ~joined))
+    # All that the user said since the last reply is the question; a blank message says nothing.
+    asked = role == USER
+    unread = asked & bad & ~rows["defect"].eq_missing("empty_text").to_numpy()
+    while (more := asked & ~unread & has & unread[up]).any():
+        unread |= more
+    lost = reply & ((named & ~has) | (has & (bad[up] | unread[up])) | (part & ~joined))
     # Where the log begins in the midst of a conversation, what comes first is no greeting.
     lost |= reply & ~named & ~user_above & (turn > _FIRST_TURN)
     while (more := reply & ~lost & has & lost[up]).any():
@@ -207,6 +222,26 @@ def _judge_replies(rows: pl.DataFrame) -> pl.DataFrame:
     rows = name_where(rows, missing & asked_later.fill_null(False), "turn_order")
     rows = name_where(rows, missing, "reply_without_user_message")
     return rows.with_columns(greeting=pl.Series(greeting), continued=pl.Series(continued & reply & ~lost))
+
+
+def _after_what_is_lost(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows; where only their order tells, a user's message right after one set aside gets a parent that is nowhere.
+    What was said there is not known, so no context may run across it. A blank message told nobody anything.
+    """
+    role, bad = rows["rank"].to_numpy(), rows["defect"].is_not_null().to_numpy()
+    unseen = rows["defect"].is_in(["duplicate_id", "tool_message", "empty_text"]).fill_null(False).to_numpy()
+    counts = (role != ROLES["system"]) & ~unseen & rows["turn_index"].is_not_null().to_numpy()
+    last = np.maximum.accumulate(np.where(counts, np.arange(len(rows)), -1)) if len(rows) else np.zeros(0, np.int64)
+    before = np.concatenate([[-1], last[:-1]]).astype(np.int64)[: len(rows)]
+    number, lost = rows["number"].to_numpy(), counts & bad
+    inside = (before >= 0) & (number[before] == number)
+    while (more := inside & ~lost & (role == ASSISTANT) & lost[before]).any():  # a later part of the same reply
+        lost |= more
+    cut = (role == USER) & ~bad & inside & lost[before]
+    nowhere = pl.format("{} (set aside)", pl.col("message_id").gather(pl.lit(pl.Series(np.maximum(before, 0)))))
+    return rows.with_columns(
+        parent_id=pl.when(pl.lit(pl.Series(cut)) & ~pl.col("tree")).then(nowhere).otherwise("parent_id")
+    )
 
 
 def cycles_and_users(up: Places, user: Flags) -> tuple[Flags, Flags]:

@@ -38,7 +38,7 @@ MESSAGE_DEFECTS = {
     "turn_order": "created_at lies before that of its parent or an earlier turn, or a reply's before its question's",
     "parent_cycle": "its parents lead back to itself",
     "missing_parent": "a reply whose parent is not there or was set aside",
-    "reply_without_user_message": "a reply whose user's message is not there or was set aside",
+    "reply_without_user_message": "a reply of which a message of the user since the last reply is not there or was set aside",
 }
 REACTION_DEFECTS = {
     "missing_id": "reaction or message id is null or empty, or user id empty (null: the conversation's own user)",
@@ -89,7 +89,7 @@ def judge_messages(
     if not suspects.is_empty():
         close = judged[suspects].with_row_index("position").with_columns(old=pl.lit(suspects < before))
         found = judge_conversations(close, config).sort("position")
-        own = {name: judged[name].scatter(suspects, found[name]) for name in ("defect", "user_id")}
+        own = {name: judged[name].scatter(suspects, found[name]) for name in ("defect", "user_id", "parent_id")}
         flags = {name: column.scatter(suspects, found[name]) for name, column in flags.items()}
         judged = judged.with_columns(**own)
     return judged.with_columns(**flags)[before:].with_row_index("source_row")

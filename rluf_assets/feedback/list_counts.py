@@ -14,6 +14,7 @@ from rluf_assets.errors import DataError
 from rluf_assets.feedback.config import MessagesLayout
 from rluf_assets.feedback.ledger import MEDIA, kind_of, media_in
 from rluf_assets.feedback.sources import Opened
+from rluf_assets.feedback.values import ROLE_NAMES
 
 LISTS = ("messages", "sharegpt")
 _SHOWN = 30
@@ -63,9 +64,10 @@ def unread(opened: Opened, layout: MessagesLayout, rows: int) -> Counter[str]:
     found: Counter[str] = Counter()
     known = False
     for record in opened.values():
-        found.update(
-            f"{name}: label" for name in _LABELS if record.get(name) is not None and not _labels(record, name, layout)
-        )
+        labels = {name: _labels(record, name, layout) for name in _LABELS if record.get(name) is not None}
+        found.update(f"{name}: label" for name, is_read in labels.items() if not is_read)
+        if not _replied(record, layout):
+            found.update(f"{name}: conversation without a reply" for name, is_read in labels.items() if is_read)
         for one in (one for one in _messages(record, layout) if isinstance(one, dict)):
             known |= any(one.get(name) is not None for name in read)
             found.update(name for name in _RATINGS if one.get(name) not in (None, "", [], {}) and name not in read)
@@ -86,6 +88,14 @@ def _labels(record: dict[str, Any], name: str, layout: MessagesLayout) -> bool:
     """Whether the label is read (see `message_reactions.labels_of`)."""
     named = "labels" in layout.model_fields_set
     return name in layout.labels and (named or isinstance(record[name], bool))
+
+
+def _replied(record: dict[str, Any], layout: MessagesLayout) -> bool:
+    """Whether a conversation has a reply that its label can be of."""
+    said = [one for one in _messages(record, layout) if isinstance(one, dict)]
+    roles = [str(next((one[name] for name in layout.role if name in one), "")) for one in said]
+    known = {ROLE_NAMES.get(layout.roles.get(role, role).strip().lower()) for role in roles}
+    return "assistant" in known or isinstance(record.get("completion"), str)
 
 
 def _messages(record: dict[str, Any], layout: MessagesLayout) -> list[Any]:

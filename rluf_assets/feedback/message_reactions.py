@@ -111,7 +111,12 @@ def from_side_file(rows: pl.LazyFrame, where: str) -> pl.LazyFrame:
         "user_id": pl.lit(None, pl.String),
         "reaction_id": pl.format("{}#{}", "message_id", pl.int_range(pl.len())),
     }
-    signal = next((name for name in _SIGNAL_NAMES if name in names), "signal")
+    signal = next((name for name in _SIGNAL_NAMES if name in names), None)
+    if signal is None:
+        raise DataError(
+            f"{where}: no column says which signal a reaction is ({', '.join(_SIGNAL_NAMES)}); found {sorted(names)}. "
+            "Name it in layout.columns."
+        )
     added = [value.alias(name) for name, value in defaults.items() if name not in names]
     return conform(rows.rename({signal: "signal"}, strict=False).with_columns(added), "reactions", where)
 

@@ -176,11 +176,14 @@ def _thumbs(rating: Any, *, id: Any, at: str | None, **facts: Any) -> list[Row]:
 
 
 def _annotation(node: Node) -> Any:
-    """The rating on a message, or None; what was given and taken back is 0."""
-    found = parsed(node.get("annotation"))
-    if not isinstance(found, dict) or "rating" not in found or node.get("role") != "assistant":
+    """The rating on a message, or None; what was given and taken back is 0. One that only has a reason cannot be read."""
+    if node.get("role") != "assistant":
         return None
-    return found["rating"] if found["rating"] is not None else 0
+    found = parsed(node.get("annotation"))
+    if not isinstance(found, dict) or not found:
+        return node.get("rating")  # where first versions kept it
+    rating = found.get("rating", "")
+    return rating if rating is not None else 0
 
 
 def _rated(record: Any) -> list[Row]:

@@ -29,9 +29,11 @@ def found_instead(opened: Opened, name: str, reason: str = "") -> str:
     shown = ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
     likely = [one for one in looks_like(opened.heads) if one != name]
     known = [one for one in likely if one in get_args(Format)]
-    remedy = (
-        f"Name the format: {' or '.join(known)}." if known else "Name the right format, or the columns in a layout."
-    )
+    remedy = "Name the right format, or the columns in a layout."
+    if known:
+        remedy = f"Name the format: {' or '.join(known)}."
+    elif likely:
+        remedy = "Those are not read as they are: write them as `messages` (`parent_id` keeps a tree)."
     guess = f" They look like {' or '.join(likely)}." if likely else ""
     why = reason.removeprefix(f"{opened.source}: ")
     why = f" ({why if len(why) <= _REASON_CHARS else why[:_REASON_CHARS] + '...'})" if why else ""

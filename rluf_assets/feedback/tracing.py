@@ -9,12 +9,13 @@ contract then names such signals as unknown.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
 
 from rluf_assets.feedback.calls import EXPERIMENT, SCORE, SPAN, Row, from_spans, rows_of, scored, span_row
-from rluf_assets.feedback.chat_json import messages_of, parsed, reply_of
+from rluf_assets.feedback.chat_json import instant, messages_of, parsed, reply_of
 from rluf_assets.feedback.config import MessagesLayout
 from rluf_assets.feedback.schemas import conform
 
@@ -33,8 +34,8 @@ def langfuse_messages(lines: pl.LazyFrame, layout: MessagesLayout, where: str) -
 
 
 def langfuse_scores(lines: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
-    """Scores: NUMERIC and BOOLEAN by value, CATEGORICAL by their text."""
-    return conform(rows_of(lines, lambda record: _langfuse_scores(record, layout), SCORE), "reactions", where)
+    """Scores: NUMERIC and BOOLEAN by value, CATEGORICAL by text; ids on a trace stand for scores that are not there."""
+    return _read_scores(lines, lambda record: _langfuse_scores(record, layout), where)
 
 
 def langsmith_messages(lines: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
@@ -43,8 +44,20 @@ def langsmith_messages(lines: pl.LazyFrame, layout: MessagesLayout, where: str) 
 
 
 def langsmith_feedback(lines: pl.LazyFrame, layout: MessagesLayout, where: str) -> pl.LazyFrame:
-    """Feedback rows; `modified_at` orders the states of one that was modified."""
-    return conform(rows_of(lines, lambda record: _feedback(record, layout), SCORE), "reactions", where)
+    """Feedback rows, whose states `modified_at` orders; a run's `feedback_stats` stand for rows that are not there."""
+    return _read_scores(lines, lambda record: _feedback(record, layout), where)
+
+
+def _read_scores(lines: pl.LazyFrame, read: Callable[[Any], list[Row]], where: str) -> pl.LazyFrame:
+    """The scores; one that is only told of (`told_of`, its name) stands for itself where no row has that `name_of`."""
+    rows = rows_of(lines, read, {**SCORE, "told_of": pl.String, "name_of": pl.String})
+    there = rows.filter(pl.col("told_of").is_null()).select(told_of="name_of")
+    return conform(rows.join(there, on="told_of", how="anti", maintain_order="left"), "reactions", where)
+
+
+def _told_of(name: str, signal: str | None, **facts: Any) -> Row:
+    """A score that a record speaks of and does not hold: what it said is not known, so its reply has no label."""
+    return {**facts, "reaction_id": f"{name}#{signal or ''}", "signal": signal, "told_of": name}
 
 
 def _langfuse_spans(record: Any) -> list[Row]:
@@ -103,8 +116,11 @@ def _langfuse_scores(record: Any, layout: MessagesLayout) -> list[Row]:
     inner = parsed(record.get("scores")) or (trace.get("scores") if isinstance(trace, dict) else None)
     if isinstance(inner, list):
         named = trace.get("id") if isinstance(trace, dict) else record.get("id")
+        at = instant(_either(trace if isinstance(trace, dict) else record)("timestamp", "createdAt", "created_at"))
+        listed = [_told_of(one, None, message_id=named, trace_id=named, reacted_at=at, source="api")
+                  for one in inner if isinstance(one, str)]  # fmt: skip
         inside = [{"traceId": named, **one} for one in inner if isinstance(one, dict)]
-        return [row for one in inside for row in _langfuse_scores(one, layout)]
+        return [*listed, *(row for one in inside for row in _langfuse_scores(one, layout))]
     get = _either(record)
     if not _is_score(record):
         return []
@@ -115,10 +131,12 @@ def _langfuse_scores(record: Any, layout: MessagesLayout) -> list[Row]:
     name = f"{whole}{get('name')}" if source == "API" else f"{source.lower()}:{whole}{get('name')}"
     text = get("string_value", "stringValue")
     categorical = str(get("data_type", "dataType") or "").upper() in ("CATEGORICAL", "TEXT")
-    value = (text if source == "API" and not whole else None) if categorical else _number(get("value"))
+    number = None if categorical else _number(get("value", "string_value", "stringValue"))
+    value = (text if source == "API" and not whole else None) if categorical else number
     updated = get("updated_at", "updatedAt")
     return scored(
-        name, value, layout, id=get("id"), at=get("timestamp", "created_at", "createdAt") or updated, updated=updated,
+        name, value, layout, id=get("id"), name_of=get("id"),
+        at=get("timestamp", "created_at", "createdAt") or updated, updated=updated,
         message_id=observation or trace_id or session or run, source=source.lower(), trace_id=trace_id,
         conversation_id=session if whole == "session:" else None,
     )  # fmt: skip
@@ -163,6 +181,14 @@ def _parent_run(record: dict[str, Any]) -> str | None:
 
 
 def _feedback(record: Any, layout: MessagesLayout) -> list[Row]:
+    if isinstance(record, dict) and isinstance(stats := parsed(record.get("feedback_stats")), dict):
+        run, trace = record.get("id"), record.get("trace_id")
+        given = [key for key, one in stats.items() if not isinstance(one, dict) or one.get("n") != 0]
+        at = instant(record.get("end_time") or record.get("start_time"))
+        return [
+            _told_of(f"{run}/{key}", row["signal"], message_id=run, trace_id=trace, reacted_at=at, source="api")
+            for key in given for row in scored(key, None, layout, id=run)
+        ]  # fmt: skip
     if not isinstance(record, dict) or record.get("key") is None or record.get("run_type"):
         return []
     source = _metadata(record.get("feedback_source"))
@@ -173,6 +199,7 @@ def _feedback(record: Any, layout: MessagesLayout) -> list[Row]:
     text = kind == "api" and not whole and score is None and isinstance(value, str)
     return scored(
         key if kind == "api" else f"{kind}:{key}", value if text else score, layout, id=record.get("id"),
+        name_of=f"{run}/{record['key']}",
         at=record.get("created_at") or record.get("modified_at"), updated=record.get("modified_at"),
         message_id=run or trace or session, source=kind, trace_id=trace,
     )  # fmt: skip
@@ -193,6 +220,8 @@ def _either(record: dict[str, Any]) -> Any:
 
 
 def _number(value: Any) -> float | None:
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return float(value.strip().lower() == "true")
     try:
         return None if value is None or value == "" else float(value)
     except (TypeError, ValueError):

@@ -37,15 +37,17 @@ _MAIL = ("%a, %d %b %Y %H:%M:%S %z", "%d %b %Y %H:%M:%S %z")
 _NUMBER = r"^[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$"
 _YES, _NO = ["true", "t", "yes", "y", "on"], ["false", "f", "no", "n", "off"]
 # Kinds of the typed parts that a message's content may be a list of.
-_TEXT_PARTS = ("text", "input_text", "output_text")
+_TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 _OTHER_PARTS = re.compile(
-    r"image|audio|video|file|document|tool|function|thinking|reasoning|refusal|search|citation|media|artifact|resource"
+    r"image|audio|video|file|document|tool|function|thinking|reasoning|search|citation|media|artifact|resource"
 )
 
+# OpenAI's field for what a model says when it declines; `content` is null then.
+REFUSAL = "refusal"
 # A message's fields that say which tools it calls.
 CALLS = ("tool_calls", "function_call")
 _TOOL_PART = r'^\s*(\{"content":)?\s*[\[{][\s\S]*"type"\s*:\s*"(tool|function)'
-_TEXT_PART = r'"type"\s*:\s*"(input_|output_)?text"'
+_TEXT_PART = r'"type"\s*:\s*"((input_|output_)?text|refusal)"'
 
 _ZONE: ContextVar[str] = ContextVar("zone", default="UTC")
 
@@ -128,6 +130,16 @@ def as_content(column: pl.Expr, found: pl.DataType) -> pl.Expr | None:
     return None if text is None else text.map_batches(_text_of_parts, return_dtype=pl.String, is_elementwise=True)
 
 
+def or_refusal(content: pl.Expr, found: pl.DataType, refusal: pl.Expr) -> pl.Expr:
+    """A message's content as logged, or where it has none the text of its refusal: the user read that."""
+    if found == pl.Null:
+        return refusal
+    text = content if found == pl.String else as_content(content, found)
+    if text is None:
+        return content
+    return pl.when((text.str.strip_chars() != "").fill_null(False)).then(text).otherwise(pl.coalesce(refusal, text))
+
+
 def as_role(column: pl.Expr) -> pl.Expr:
     """user, assistant, system or tool, from the usual spellings; any other word as it is."""
     name = column.str.strip_chars()
@@ -175,7 +187,7 @@ def text_of_parts(value: Any) -> str | None:
 def _text_of_part(part: dict[str, Any]) -> str | None:
     if not isinstance(part, dict) or part.get("type", "text") not in _TEXT_PARTS:
         return None
-    text = part.get("text", part.get("content"))
+    text = part.get("text", part.get(REFUSAL, part.get("content")))
     text = text.get("value") if isinstance(text, dict) else text  # OpenAI's threads
     return text if isinstance(text, str) else None
 

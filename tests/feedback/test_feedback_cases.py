@@ -186,6 +186,33 @@ def test_a_reply_that_has_lost_its_parent_is_named_and_what_comes_after_starts_a
     assert _aside(_made(blank)) == [("empty_text", "u2"), ("missing_parent", "a2")]
 
 
+def _dialogue(**changed: dict[str, Any]) -> Validated:
+    """Two questions, each with a reply, and a third in two messages, with what is changed of single messages."""
+    ids = {"q0": (0, U), "a0": (0, A), "q1": (1, U), "a1": (1, A), "q2": (2, U), "more": (2, U), "a2": (2, A)}
+    said = _rows(*(("c", name, None, *place, 5 * nth) for nth, (name, place) in enumerate(ids.items())))
+    rows = [row | changed.get(row["message_id"], {}) for row in said.to_dicts()]
+    return _made(pl.DataFrame(rows, schema=dict(MESSAGES)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "contexts"),
+    [
+        ({"a1": {"content": "x" * 40_000}}, {"a0": ["q0"], "a2": ["q2", "more"]}),
+        ({"a1": {"content": "so <span class="}}, {"a0": ["q0"], "a2": ["q2", "more"]}),
+        ({"a0": {"created_at": None}}, {"a1": ["q1"], "a2": ["q1", "a1", "q2", "more"]}),
+        ({"q1": {"content": "caf\ufffd"}}, {"a0": ["q0"], "a2": ["q2", "more"]}),
+        ({"q0": {"created_at": None}}, {"a1": ["q1"], "a2": ["q1", "a1", "q2", "more"]}),
+        ({"q2": {"content": "caf\ufffd"}}, {"a0": ["q0"], "a1": ["q0", "a0", "q1"]}),
+        ({"a1": {"content": " "}}, {"a0": ["q0"], "a2": ["q0", "a0", "q1", "q2", "more"]}),
+        ({"q2": {"content": None}}, {"a0": ["q0"], "a1": ["q0", "a0", "q1"], "a2": ["q0", "a0", "q1", "a1", "more"]}),
+    ],
+)  # fmt: skip
+def test_no_context_runs_across_what_was_set_aside(changed: dict[str, Any], contexts: dict[str, list[str]]) -> None:
+    log = _dialogue(**changed)
+    assert _contexts(log) == contexts
+    assert "on_greeting" not in dict(_aside(log)) and log.accounting.greetings == 0
+
+
 def test_parents_in_a_circle_are_named() -> None:
     log = _made(
         _rows(("c", "q", "a", 0, U, 0), ("c", "a", "q", 0, A, 5), ("c", "p", "a", 1, U, 8), ("c", "b", "p", 1, A, 9))

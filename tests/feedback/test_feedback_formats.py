@@ -207,3 +207,21 @@ def test_a_message_that_names_no_user_of_its_own_has_its_conversations(tmp_path:
     assert rows["user_id"].to_list() == ["bot", "7", "7"]
     assert rows["policy_version"].to_list() == ["m2", "m1", "m1"]
     assert rows["created_at"].null_count() == 2, "a time is never lent"
+
+
+@pytest.mark.parametrize("said", [{"content": None, "refusal": "I can't."}, {"content": "", "refusal": "I can't."},
+                                  {"content": [{"type": "refusal", "refusal": "I can't."}]}])  # fmt: skip
+def test_a_refusal_is_the_text_of_its_reply(tmp_path: Path, said: dict[str, Any]) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", **said}]
+    logs: dict[Any, list[dict[str, Any]]] = {
+        "messages": [{"id": "c", "user": "u", "messages": turns}, {"id": "d", "user": "u", "messages": turns[:1]}],
+        "canonical": [{"conversation_id": "c", "message_id": str(n), "turn_index": 0, "user_id": "u", **turn}
+                      for n, turn in enumerate([*turns, turns[0]])],
+        "langfuse": [{"id": "o", "traceId": "t", "type": "GENERATION", "userId": "u", "startTime": "2026-05-03T10:00:00Z",
+                      "input": turns[:1], "output": turns[1]}],
+    }  # fmt: skip
+    for name, records in logs.items():
+        log = tmp_path / f"{name}.jsonl"
+        log.write_text("".join(json.dumps(record) + "\n" for record in records))
+        rows = read_table(IngestConfig(format=name, table="messages", source=str(log))).collect()
+        assert rows.filter(role="assistant")["content"].to_list() == ["I can't."], name

@@ -97,7 +97,8 @@ SPOILS: list[tuple[str, Any]] = [
 @given(seeds)
 def test_a_defective_message_takes_labels_away_and_changes_none(seed: int) -> None:
     messages, reactions = conversations(seed)
-    rng, whole = Random(seed), _labels(_made(messages, reactions).replies)
+    log, rng = _made(messages, reactions), Random(seed)
+    whole, contexts = _labels(log.replies), _contexts(log, 99)
     for place in rng.sample(range(len(messages)), 4):
         column, value = rng.choice(SPOILS)
         if column == "parent_id" and messages[place]["parent_id"] is None:
@@ -105,11 +106,26 @@ def test_a_defective_message_takes_labels_away_and_changes_none(seed: int) -> No
         if column == "conversation_id" and messages[place]["role"] == "assistant":
             continue  # torn out of its conversation, nothing tells that it was the part of a reply
         spoiled = messages[place] | {column: value}
-        found = _labels(_made([*messages[:place], spoiled, *messages[place + 1 :]], reactions).replies)
+        log = _made([*messages[:place], spoiled, *messages[place + 1 :]], reactions)
+        found = _labels(log.replies)
+        for name, prompt in _contexts(log, 99).items() if column not in ("message_id", "conversation_id") else ():
+            assert _tells(prompt, contexts[name], messages[place], spoiled), (name, spoiled, prompt, contexts[name])
         for key, label in whole.items():
             kept = {label} if key[0] != messages[place]["conversation_id"] else {label, None}
             assert found.get(key) in kept, (messages[place], column, key, label, found.get(key))
         assert set(found) <= set(whole)
+
+
+def _tells(prompt: list[str], whole: list[str], row: Row, spoiled: Row) -> bool:
+    """Whether a prompt is the end of the one that the user saw; only what is blank or a tool's, or an earlier part of the
+    reply itself, may be missing within it.
+    """
+    said = [text for text in prompt if not text.startswith("system")]
+    seen = [text for text in whole if not text.startswith("system")]
+    silent = not (spoiled["content"] or "").strip() or spoiled["role"] == "tool"
+    part = row["role"] == "assistant" and all(text.startswith("assistant") for text in seen[len(said) :])
+    without = [text for text in seen if text != row["content"] or not (silent or part)]
+    return said in (seen[len(seen) - len(said) :], without[len(without) - len(said) :])
 
 
 @settings(max_examples=10, deadline=None)

@@ -109,13 +109,14 @@ def test_annotations_of_the_chats_export_are_ratings(tmp_path: Path) -> None:
     nodes = [
         _node("u1", None, "Hi"), _node("a1", "u1", "Hello.", 5, annotation={"rating": None}),
         _node("a2", "u1", "Hey.", 6, annotation={"rating": "1", "comment": "x"}), _node("a3", "u1", "Yo.", 7),
-        _node("a4", "u1", "Hm.", 8, annotation={"comment": "no rating"}),
+        _node("a4", "u1", "Hm.", 8, annotation={"comment": "no rating"}), _node("a5", "u1", "Oh.", 9, rating=-1),
     ]  # fmt: skip
     reactions = read("reactions", _file(tmp_path / "chats.json", _chat("c9", *nodes)))
     assert reactions.select("message_id", "signal", "value").rows() == [
         ("a1", "thumbs_up", 0), ("a1", "thumbs_down", 0), ("a2", "thumbs_up", 1), ("a2", "thumbs_down", 0),
+        ("a4", "thumbs_up", None), ("a4", "thumbs_down", None), ("a5", "thumbs_up", 0), ("a5", "thumbs_down", 1),
     ]  # fmt: skip
-    assert reactions["reacted_at"].dt.second().to_list() == [5, 5, 6, 6]
+    assert reactions["reacted_at"].dt.second().to_list() == [5, 5, 6, 6, 8, 8, 9, 9]
     assert reactions["updated_at"].dt.minute().unique().to_list() == [35]
 
 

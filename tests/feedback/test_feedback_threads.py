@@ -305,3 +305,56 @@ def test_no_record_breaks_a_reader(records: list[Any]) -> None:
         for table in ("messages", "reactions"):
             read_lines = getattr(ADAPTERS[name], table)
             assert read_lines(lines, MessagesLayout(users="per_conversation"), "log").collect().width
+
+
+def _score(nth: int, name: str, **more: Any) -> Record:
+    at = "2026-05-03T10:30:00Z"
+    return {"id": f"s{nth}", "traceId": "t0", "name": name, "source": "API", "timestamp": at, **more}
+
+
+RULE = {"scores": {"vote": {"up": "thumbs_up", "down": "thumbs_down"}}}
+
+
+@pytest.mark.parametrize(
+    ("scores", "label"),
+    [
+        # A category that was changed is over: it is one record, whatever signal it names.
+        ([_score(1, "vote", dataType="CATEGORICAL", stringValue="thumbs_up"),
+          _score(1, "vote", dataType="CATEGORICAL", stringValue="thumbs_down", updatedAt="2026-05-03T10:31:00Z")], None),
+        ([_score(1, "vote", dataType="CATEGORICAL", stringValue=text, updatedAt=f"2026-05-03T10:3{n}:00Z")
+          for n, text in enumerate(("thumbs_up", "thumbs_down"))], (0, 1)),
+        # Of a name that the layout explains, a text that it does not says nothing; it is no silence.
+        ([_score(1, "vote", dataType="CATEGORICAL", stringValue="positive")], (None, None)),
+        ([_score(1, "thumbs_up", dataType="BOOLEAN", stringValue="True")], (1, 0)),
+        # A trace that lists scores which are not there.
+        ([{"id": "t0", "timestamp": "2026-05-03T10:00:00Z", "userId": "u1", "input": "q", "scores": ["s1", "s2"]},
+          _score(1, "thumbs_up", value=1)], (None, None)),
+        ([{"id": "t0", "timestamp": "2026-05-03T10:00:00Z", "userId": "u1", "input": "q", "scores": ["s1"]},
+          _score(1, "thumbs_up", value=1)], (1, 0)),
+    ],
+)  # fmt: skip
+def test_what_a_score_says_and_what_is_only_told_of_it(
+    tmp_path: Path, scores: list[Record], label: tuple[int | None, int | None] | None
+) -> None:
+    said = read("langfuse", "messages", _log(tmp_path / "o.jsonl", _call(0, _said("q"), "a")))
+    given_ = read("langfuse", "reactions", _log(tmp_path / "s.jsonl", *scores), **RULE)
+    assert labels(said, given_) == {"a": label or (None, None)}
+
+
+@pytest.mark.parametrize(("rows", "label"), [([], None), ([{"id": "f", "run_id": "r", "key": "thumbs_up", "score": 1,
+                                                            "created_at": "2026-05-03T10:30:00Z"}], 1)])  # fmt: skip
+def test_a_run_that_tells_of_feedback_leaves_no_no(tmp_path: Path, rows: list[Record], label: int | None) -> None:
+    run = {"id": "r", "trace_id": "r", "run_type": "llm", "inputs": {"messages": _said("q")}, "outputs": {"output": "a"},
+           "start_time": "2026-05-03T10:00:00Z", "end_time": "2026-05-03T10:00:05Z",
+           "extra": {"metadata": {"user_id": "u1"}}, "feedback_stats": {"thumbs_up": {"n": 1, "avg": 1.0}}}  # fmt: skip
+    log = _log(tmp_path / "runs.jsonl", run, *rows)
+    found = labels(read("langsmith", "messages", log), read("langsmith", "reactions", log))
+    assert found == {"a": (label, 0)}
+
+
+def test_inputs_and_outputs_that_were_encoded_twice_are_read(tmp_path: Path) -> None:
+    call = _call(0, _said("q"), "a")
+    twice = {name: json.dumps(json.dumps(call[name])) for name in ("input", "output")}
+    quoted = _call(1, [], '"A fool" is by Berlin.', input='"Who wrote it?"', sessionId="s2")
+    rows = read("langfuse", "messages", _log(tmp_path / "o.jsonl", {**call, **twice}, quoted))
+    assert rows["content"].to_list() == ["q", "a", '"Who wrote it?"', '"A fool" is by Berlin.']
