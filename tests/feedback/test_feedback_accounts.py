@@ -220,6 +220,17 @@ def test_reactions_that_nothing_reads_are_an_error_that_names_them(record: dict[
         _day("messages", _log(tmp_path / "m.jsonl", record), "reactions", users="per_conversation")
 
 
+def test_a_label_of_a_conversation_without_a_reply_is_told_and_a_side_file_without_signals_named(
+    tmp_path: Path,
+) -> None:
+    labelled = [{"messages": SAID, "label": True}, {"messages": SAID[:1], "label": False}]
+    found = _day("messages", _log(tmp_path / "kto.jsonl", *labelled), "reactions", users="per_conversation")
+    assert (found.records, found.rows, dict(found.unread)) == (2, 2, {"label: conversation without a reply": 1})
+    side = _log(tmp_path / "side.jsonl", {"message_id": "a", "rating": "up"})
+    with pytest.raises(DataError, match=r"no column says which signal .*; found \['message_id', 'rating'\]"):
+        _day("messages", side, "reactions")
+
+
 def test_a_side_that_is_the_json_of_messages_is_no_text(tmp_path: Path) -> None:
     file = _log(tmp_path / "m.jsonl", {"prompt": SAID[:1], "completion": SAID[1:], "label": True},
                 {"prompt": "hi", "completion": "go", "label": False})  # fmt: skip

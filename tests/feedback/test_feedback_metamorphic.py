@@ -67,7 +67,7 @@ def _spoiled(rng: Random, record: Row, replies: dict[str, Row]) -> list[Row]:
     return [record | {column: rng.choice(odd[column])}]
 
 
-@settings(max_examples=14, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seeds)
 def test_a_defective_reaction_makes_its_own_label_unknown_and_changes_no_other(seed: int) -> None:
     messages, reactions = conversations(seed)
@@ -93,7 +93,7 @@ SPOILS: list[tuple[str, Any]] = [
 ]  # fmt: skip
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=14, deadline=None)
 @given(seeds)
 def test_a_defective_message_takes_labels_away_and_changes_none(seed: int) -> None:
     messages, reactions = conversations(seed)
@@ -128,7 +128,7 @@ def _tells(prompt: list[str], whole: list[str], row: Row, spoiled: Row) -> bool:
     return said in (seen[len(seen) - len(said) :], without[len(without) - len(said) :])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=14, deadline=None)
 @given(seeds)
 def test_what_says_the_same_gives_the_same_labels_and_contexts(seed: int) -> None:
     messages, reactions = conversations(seed)
@@ -147,14 +147,14 @@ def test_what_says_the_same_gives_the_same_labels_and_contexts(seed: int) -> Non
         assert _contexts(other) == contexts
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=14, deadline=None)
 @given(seeds)
 def test_a_log_cut_into_days_gives_the_same_labels(seed: int) -> None:
     messages, reactions = conversations(seed)
     assert _by_days(messages, reactions, CONFIG) == _labels(_made(messages, reactions).replies)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seeds)
 def test_marks_without_a_time_count_as_given_with_their_reply_or_leave_it_unknown(seed: int) -> None:
     messages, reactions = conversations(seed)
@@ -191,7 +191,7 @@ def _by_days(messages: list[Row], reactions: list[Row], config: ContractConfig) 
     return found
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=14, deadline=None)
 @given(seeds)
 def test_a_reaction_that_has_lost_its_message_leaves_no_no_behind(seed: int) -> None:
     """Its id garbled, the reply that it named is unknown where its conversation is known; no label is turned over."""
