@@ -169,6 +169,26 @@ class Profile(_Frozen):
         follow = {"adversarial": {"signals": counted}}
         return _merge({"signal_set": follow, "evaluation_prompts": follow}, values)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plan_holds_what_decides(cls, values: Any) -> Any:
+        """How metrics are defined, and what the audit and the offline gates tolerate, decides a test as its plan does: it is
+        part of it, so that none of it can be chosen after the exposures."""
+        if not isinstance(values, Mapping) or not isinstance(plan := values.get("ab_plan") or {}, Mapping):
+            return values
+        if "measured_by" in plan:
+            raise ValueError(
+                "ab_plan.measured_by: filled in from ab_test_readout, reward_hacking_audit and release_report"
+            )
+        report = values.get("release_report")
+        margins = report.get("non_inferior") if isinstance(report, Mapping) else None
+        found = {
+            "ab_test_readout": values.get("ab_test_readout"), "reward_hacking_audit": values.get("reward_hacking_audit"),
+            "non_inferior": margins,
+        }  # fmt: skip
+        said = {name: section for name, section in found.items() if isinstance(section, Mapping) and section}
+        return {**values, "ab_plan": {**plan, "measured_by": said}} if said else values
+
     @model_validator(mode="after")
     def _lengths_agree(self) -> Profile:
         length = self.crraft_policy.get("max_new_tokens", OptimisationConfig.model_fields["max_new_tokens"].default)

@@ -113,6 +113,7 @@ def off_policy_evaluation(context: dg.AssetExecutionContext, stage: StageRunner)
     config = profile().off_policy_evaluation.model_copy(
         update={
             "signal": profile().signal_set.signal,
+            "adversarial": profile().signal_set.adversarial,
             "baseline": profile().release_report.baseline,
             "love_objective": profile().release_report.love_objective,
             "temperature": evaluated.temperature,

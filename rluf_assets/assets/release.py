@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from resources.stage import Work
 from rluf_assets.errors import ArtifactMissing
+from rluf_assets.evaluation.decision_log import made_from, stale_evidence
 from rluf_assets.lake import Artifact, Lake, read_json
 from rluf_assets.rollback import rolled_back
 
@@ -25,12 +26,22 @@ class ReleaseRecord(BaseModel):
 def chosen_candidate(report: Artifact, lake: Lake) -> str | None:
     """The promoted candidate with the largest measured lift (they are listed best first), or None on hold.
 
-    Weights that `rluf rollback` withdrew are passed over.
+    Weights that `rluf rollback` withdrew are passed over, and those that the report does not speak of: trained, evaluated
+    or tested anew since it was made.
     """
     decisions = pl.read_parquet(report.path("decisions.parquet"))
     promoted = decisions.filter(pl.col("decision") == "promote")["candidate"].to_list()
     withdrawn = rolled_back(lake)
-    return next((c for c in promoted if lake.current("crraft_policy", c).content_hash not in withdrawn), None)
+    there = [c for c in promoted if lake.current("crraft_policy", c).content_hash not in withdrawn]
+    return next((c for c in there if not stale_evidence(lake, c) and _speaks_of(report, lake, c)), None)
+
+
+def _speaks_of(report: Artifact, lake: Lake, candidate: str) -> bool:
+    """Whether what the report was made from is what is in force."""
+    inputs = report.manifest.get("spec", {}).get("inputs", {})
+    own = [(f"{asset}/{candidate}", asset, candidate) for asset in ("offline_evaluation", "ab_exposures")]
+    common = [(asset, asset, None) for asset in ("reward_hacking_audit", "ab_test_readout")]
+    return all(made_from(report, name, lake.current(*of)) for name, *of in (*own, *common) if name in inputs)
 
 
 def release_work(lake: Lake, report: Artifact, candidate: str) -> Work:

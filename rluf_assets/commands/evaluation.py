@@ -45,30 +45,40 @@ def power(home: Home = DEFAULT_HOME) -> None:
     """Say how many users and days the A/B test of `ab_plan` must have, from the variance of the home's own logs."""
     from rluf_assets.evaluation.joint_power import joint_power, size_table, sizings
     from rluf_assets.evaluation.own_logs import days_needed
-    from rluf_assets.evaluation.words import number, percent
+    from rluf_assets.evaluation.words import number, percent, points
 
     users, config = _own_users(home)
     found, plan = sizings(users, config), config.plan
     table = size_table(found, plan)
     typer.echo(f"{len(users):,} users of the last {plan.planned_days} days of the logs; plan {plan.hash}.")
+    typer.echo("Users that each shows what the plan asks of it, in both arms together:")
     for row in table.iter_rows(named=True):
         days = days_needed(users["first_day"], row["users_needed"], plan.planned_days)
-        asked = percent(row["asked"]) if row["asked"] is not None else f"{percent(row['asked_absolute'])} of users"
-        when = "never at this traffic" if days is None else f"{days:,.0f} days"
+        margins = [] if row["asked"] is None else [percent(row["asked"])]
+        if row["asked_absolute"] is not None:
+            margins.append(f"{points(row['asked_absolute'], signed=False)} of users at risk")
+        asked = "a lift of" if row["role"] == "goal" else "at most worse by"
+        when = "never at this traffic" if days is None else f"after {days:,.0f} days"
         typer.echo(
-            f"  {row['metric']} ({row['role']}, {asked}): {row['users_needed']:,} users in both arms, {when}; "
+            f"  {row['metric']} ({row['role']}, {asked} {' or '.join(margins)}): {row['users_needed']:,} users, {when}; "
             f"power at the planned {plan.planned_users:,}: {percent(row['power'])}"
         )
-    known = set(table["metric"])
-    missing = [name for name in (*plan.goals, *plan.guardrails) if name not in known]
-    if missing:
-        typer.echo(f"  not in the logs, or without an event: {', '.join(missing)}")
     together = joint_power(found, plan)
     typer.echo(f"All of these together, at the planned looks: {percent(together)} (asked: {percent(plan.power)}).")
     days = days_needed(users["first_day"], plan.planned_users, plan.planned_days)
-    typer.echo(
-        f"{number(plan.planned_users)} users come in {'more days than can be told' if days is None else f'{days:,.0f} days'}."
-    )
+    when = "more days than can be told" if days is None else f"{days:,.0f} days"
+    typer.echo(f"{number(plan.planned_users)} users come in {when}; the plan says {plan.planned_days}.")
+    _tell_unsized(set(table["metric"]), plan)
+
+
+def _tell_unsized(known: set[str], plan: Any) -> None:
+    """Goals and guardrails that the logs cannot size: they are in no figure, and may hold every candidate."""
+    missing = [name for name in (*plan.goals, *plan.guardrails) if name not in known]
+    if missing:
+        typer.echo(
+            f"Not counted above: {', '.join(missing)}. The logs lack their columns, have no event, or no user differs from "
+            "another. What the exposures do not measure holds every candidate, unless ab_plan.excused names it."
+        )
 
 
 @app.command(name="aa-test")
@@ -78,6 +88,8 @@ def aa_test_command(
     seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
 ) -> None:
     """Split the home's own past users at random, again and again: does the readout keep its error rate on these logs?"""
+    import polars as pl
+
     from rluf_assets.evaluation.own_logs import aa_test
     from rluf_assets.evaluation.words import percent
 
@@ -94,7 +106,13 @@ def aa_test_command(
         typer.echo(
             f"  {row['metric']}: {percent(row['share'])} ({percent(row['low'])} to {percent(row['high'])}), {said}"
         )
-    if False in table["keeps"].to_list():
+    measured = set(table.filter(pl.col("keeps").is_not_null())["metric"])
+    missing = [name for name in (*config.plan.goals, *config.plan.guardrails) if name not in measured]
+    if missing:
+        typer.echo(
+            f"Of the plan, not tested: {', '.join(missing)}. The logs lack their columns, or an arm had no event."
+        )
+    if False in table["keeps"].to_list() or not measured:
         raise typer.Exit(1)
 
 
@@ -102,12 +120,14 @@ def _own_users(home: Path) -> tuple[Any, Any]:
     """Users of the home's validated replies, and the readout's settings."""
     from resources.profiles import load_profile
     from rluf_assets.errors import ArtifactMissing
+    from rluf_assets.evaluation.exposures import FILTER
     from rluf_assets.evaluation.own_logs import users_of_logs
     from rluf_assets.feedback.splits import scan_days
     from rluf_assets.workbench import open_lake
 
     bench = open_lake(home)
-    config = load_profile(bench.home).readout
+    profile = load_profile(bench.home)
+    config, made = profile.readout, profile.signal_set
     folders = [
         Path(bench.lake.current("validated_replies", day).uri) for day in bench.lake.partitions("validated_replies")
     ]
@@ -117,7 +137,12 @@ def _own_users(home: Path) -> tuple[Any, Any]:
         scores = bench.holdout_scores()
     except (ArtifactMissing, OSError):  # P[signal] is not trained yet: behaviour alone
         scores = None
-    return users_of_logs(scan_days(folders, "replies"), config.plan.planned_days, scores), config
+    replies, filtered = scan_days(folders, "replies"), FILTER in config.plan.exclude
+    users = users_of_logs(
+        replies, config.plan.planned_days, scores, signal=made.signal,
+        adversarial=made.adversarial if filtered else None,
+    )  # fmt: skip
+    return users, config
 
 
 @app.command()

@@ -8,6 +8,7 @@ has its own factor G / (G - 1), and as they advise the smaller number of cluster
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rluf_assets.errors import DataError
-from rluf_assets.evaluation.frames import require_columns
+from rluf_assets.evaluation.frames import require_columns, require_counts
 from rluf_assets.evaluation.stats import Array, Ratio
 
 Codes = NDArray[np.int64]
@@ -47,6 +48,37 @@ class ReplyLog:
         x, y = self.per_exposure(*numerator), self.per_exposure(*denominator)
         own = (x - raw.value * y) / denominator[1].sum()
         return np.asarray(own + ((adjusted.influence - raw.influence) / np.maximum(self.shown, 1))[self.user])
+
+
+def checked_replies(arm: str, frame: pl.DataFrame, counted: Iterable[str]) -> pl.DataFrame:
+    """An arm's exposed replies with user_id and reply_id as text, and `day`, if there is one, as days since the user's first.
+
+    Raises DataError where an id is missing, or a count is not a number >= 0: clustered variances would then be none, and
+    those of independent users would be taken for them.
+    """
+    where = f"ab_exposures[{arm}] replies"
+    require_columns(where, frame, ("user_id", "reply_id"))
+    ids = pl.col("user_id", "reply_id")
+    if without := frame.filter(pl.any_horizontal(ids.is_null())).height:
+        raise DataError(f"{where}: found {without} rows without user_id or reply_id, expected none. Drop them.")
+    require_counts(where, frame, counted)
+    return frame.with_columns(ids.cast(pl.String), *_days(where, frame))
+
+
+def _days(where: str, frame: pl.DataFrame) -> list[pl.Expr]:
+    if "day" not in frame.columns:
+        return []
+    kind, day = frame.schema["day"], pl.col("day")
+    if not (kind.is_integer() or kind == pl.Date or kind == pl.Datetime):
+        raise DataError(f"{where}: found a day of the kind {kind}, expected dates, or whole days since the first one.")
+    if lost := frame["day"].null_count():
+        raise DataError(
+            f"{where}: found {lost} rows without a day, expected one in each. Leave the column out, or fill it."
+        )
+    if kind.is_integer():
+        return [day.cast(pl.Int64)]
+    date = day.cast(pl.Date)
+    return [(date - date.min().over("user_id")).dt.total_days().alias("day")]
 
 
 def reply_log(arm: str, frame: pl.DataFrame, users: pl.DataFrame) -> ReplyLog:

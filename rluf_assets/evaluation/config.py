@@ -152,7 +152,7 @@ DEFAULT_METRICS: tuple[Metric, ...] = (
 class ReadoutConfig(_Frozen):
     """A/B readout: how metrics are counted, and the plan that says which of them decide."""
 
-    version: ClassVar[str] = "7"
+    version: ClassVar[str] = "8"
 
     baseline: str = "baseline"
     metrics: tuple[Metric, ...] = DEFAULT_METRICS
@@ -240,11 +240,14 @@ class PastDecision(_Frozen):
 class ReleaseConfig(_Frozen):
     """What a candidate must show, and what counts as an unknown."""
 
-    version: ClassVar[str] = "9"
+    version: ClassVar[str] = "10"
 
     plan: AbPlan = Field(default_factory=AbPlan, description="`ab_plan` of the settings")
     bound: dict[str, BoundPlan] = Field({}, description="candidate -> the plan its exposures were first read under")
     past: tuple[PastDecision, ...] = Field((), description="the latest lines of the decision log")
+    stale: dict[str, tuple[str, ...]] = Field(
+        {}, description="candidate -> evidence made from other weights or exposures than those in force"
+    )
 
     baseline: str = "baseline"
     control: str = Field(

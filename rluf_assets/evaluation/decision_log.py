@@ -19,13 +19,14 @@ from typing import Any
 import fsspec
 from fsspec.core import url_to_fs
 
-from rluf_assets.errors import DataError
+from rluf_assets.errors import ArtifactMissing, DataError
 from rluf_assets.evaluation.config import BoundPlan, PastDecision, ReleaseConfig
 from rluf_assets.evaluation.plan import AbPlan
-from rluf_assets.lake import Lake, read_json, write_json
+from rluf_assets.lake import Artifact, Lake, read_json, write_json
 
 FOLDER = "decision_log"
 SHOWN = 10
+FIELDS = {"at", "candidate", "verdict", "plan", "because", "policy", "evidence_hash", "asked_by", "previous"}
 
 
 def bind_plan(lake: Lake, candidate: str, policy_hash: str, plan: AbPlan) -> BoundPlan:
@@ -49,6 +50,9 @@ def bound_plan(lake: Lake, candidate: str, policy_hash: str) -> BoundPlan | None
         record = read_json(_bound_place(lake, candidate, policy_hash))
     except FileNotFoundError:
         return None
+    if not isinstance(record, dict) or not {"plan", "at"} <= record.keys():
+        place = _bound_place(lake, candidate, policy_hash)
+        raise DataError(f"{place}: expected a plan and when it was recorded, found {record}. Restore it from a backup.")
     return BoundPlan(plan=record["plan"], at=record["at"])
 
 
@@ -63,7 +67,36 @@ def release_config(
         for name, record in records.items()
         if record is not None
     }
-    return config.model_copy(update={"plan": plan, "bound": bound, "past": past_decisions(lake, evidence)})
+    stale = {name: told for name in policy_hashes(lake, bound) if (told := stale_evidence(lake, name))}
+    update = {"plan": plan, "bound": bound, "past": past_decisions(lake, evidence), "stale": stale}
+    return config.model_copy(update=update)
+
+
+def stale_evidence(lake: Lake, candidate: str) -> tuple[str, ...]:
+    """Artifacts that speak of other weights of a candidate, or of other exposures or replies, than those in force."""
+    policy, evaluated, exposed = (
+        _there(lake, asset, candidate) for asset in ("crraft_policy", "offline_evaluation", "ab_exposures")
+    )
+    links = (
+        ("offline_evaluation", evaluated, "policy", policy),
+        ("ab_exposures", exposed, "policy", policy),
+        ("reward_hacking_audit", _there(lake, "reward_hacking_audit"), f"offline_evaluation/{candidate}", evaluated),
+        ("ab_test_readout", _there(lake, "ab_test_readout"), f"ab_exposures/{candidate}", exposed),
+    )
+    return tuple(name for name, made, source, now in links if made and now and not made_from(made, source, now))
+
+
+def made_from(made: Artifact, source: str, now: Artifact) -> bool:
+    """Whether an artifact's input of this name, if it had one, is this artifact."""
+    was = made.manifest.get("spec", {}).get("inputs", {}).get(source)
+    return was is None or was["content_hash"] == now.content_hash
+
+
+def _there(lake: Lake, asset: str, partition: str | None = None) -> Artifact | None:
+    try:
+        return lake.current(asset, partition)
+    except ArtifactMissing:
+        return None
 
 
 def policy_hashes(lake: Lake, candidates: Iterable[str]) -> dict[str, str]:
@@ -79,8 +112,8 @@ def read_decisions(lake: Lake) -> list[dict[str, Any]]:
     before: str | None = None
     for path in sorted(str(name) for name in filesystem.glob(posixpath.join(place, "*.jsonl"))):
         text = filesystem.cat_file(path)
-        found = [json.loads(line) for line in text.decode().splitlines()]
-        if found and found[0]["previous"] != before:
+        found = _lines(path, text)
+        if found[0]["previous"] != before:
             raise DataError(
                 f"{path}: it follows a file with the hash {found[0]['previous']}, found {before} before it: a decision was "
                 "changed or taken out. Restore the folder from a backup."
@@ -88,6 +121,21 @@ def read_decisions(lake: Lake) -> list[dict[str, Any]]:
         lines += found
         before = hashlib.sha256(text).hexdigest()[:16]
     return lines
+
+
+def _lines(path: str, text: bytes) -> list[dict[str, Any]]:
+    """The decisions of one file. Raises DataError where it holds none, or something else."""
+    try:
+        found = [json.loads(line) for line in text.decode().splitlines()]
+        whole = bool(found) and all(line.keys() >= FIELDS for line in found)
+    except (ValueError, AttributeError):
+        whole = False
+    if not whole:
+        raise DataError(
+            f"{path}: expected lines of JSON with {', '.join(sorted(FIELDS))}, found {text[:60]!r}: a decision was changed. "
+            "Restore the folder from a backup."
+        )
+    return found
 
 
 def record_decisions(

@@ -15,18 +15,23 @@ import polars as pl
 
 from rluf_assets.errors import ConfigError
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
-from rluf_assets.evaluation.exposures import FILTER, Arm, covariates_of, metric_columns
-from rluf_assets.evaluation.frames import require_columns
+from rluf_assets.evaluation.exposures import FILTER, FIRST, HISTORY, Arm, covariates_of, metric_columns
 from rluf_assets.evaluation.plan import AbPlan
 
 CHECK_SCHEMA = {"candidate": pl.String(), "check": pl.String(), "verdict": pl.String(), "note": pl.String()}
 # Traits of users that no arm can change; a use case is what users do with an arm, so it may shift without a fault.
 TRAITS = ("locale", "platform", "new_user")
+UNKNOWN = "unknown"  # the value of users of whom none is told
 MIN_EXPECTED = 5  # users expected in each cell, below which chi-square says nothing
 
 
-def require_planned_shares(exposures: Mapping[str, pl.DataFrame], plan: AbPlan) -> None:
-    """Raise ConfigError where planned shares name some of the arms only: what the others should get is then unknown."""
+def require_planned(exposures: Mapping[str, pl.DataFrame], config: ReadoutConfig) -> None:
+    """Raise ConfigError where planned shares name some of the arms only (what the others should get is then unknown), or
+    counts are to be cut of a metric that nobody defines."""
+    plan = config.plan
+    if unknown := sorted(set(plan.winsorise) - {m.name for m in config.metrics}):
+        known = [m.name for m in config.metrics]
+        raise ConfigError(f"ab_plan.winsorise: found {unknown}, expected metrics of ab_test_readout.metrics: {known}.")
     missing = sorted(set(exposures) - set(plan.planned_shares))
     if plan.planned_shares and missing:
         raise ConfigError(
@@ -37,13 +42,9 @@ def require_planned_shares(exposures: Mapping[str, pl.DataFrame], plan: AbPlan) 
 
 def excluded(exposures: Mapping[str, pl.DataFrame], plan: AbPlan) -> Mapping[str, pl.DataFrame]:
     """The exposures without the users whom the plan leaves out; the same object where it leaves out nobody."""
-    for name, frame in exposures.items():
-        require_columns(f"ab_exposures[{name}]", frame, ("user_id",))
     out = set()
     if FILTER in plan.exclude:
-        flagged = [
-            f.filter(pl.col(FILTER).cast(pl.Boolean))["user_id"] for f in exposures.values() if FILTER in f.columns
-        ]
+        flagged = [f.filter(FILTER)["user_id"] for f in exposures.values() if FILTER in f.columns]
         out |= {user for users in flagged for user in users}
     if "users_in_both_arms" in plan.exclude and plan.design == "parallel":
         out |= crossing(exposures)
@@ -95,11 +96,14 @@ def _ratio_checks(name: str, frames: list[pl.DataFrame], config: ReadoutConfig) 
     if config.plan.design == "paired":
         return checks
     strata: list[tuple[str, pl.Expr]] = []
-    if all("first_exposed_at" in u.columns for u in users):
-        strata.append(("day", pl.col("first_exposed_at").cast(pl.Date, strict=False)))
+    if all(FIRST in u.columns for u in users):
+        strata.append(("day", pl.col(FIRST)))
     strata += [(trait, pl.col(trait)) for trait in TRAITS if all(trait in u.columns for u in users)]
     for what, of in strata:
         cells = _cells(users, of)
+        if set(cells) == {UNKNOWN}:
+            checks.append(_check(name, f"sample_ratio_by_{what}", False, f"no user has a {what}", fails="info"))
+            continue
         p = _ratio_p(cells.values(), planned)
         worst = min(cells, key=lambda k: _ratio_p([cells[k]], planned), default=None)
         told = "" if worst is None else f"; furthest off: {worst} with {cells[worst][0]} and {cells[worst][1]} users"
@@ -109,33 +113,41 @@ def _ratio_checks(name: str, frames: list[pl.DataFrame], config: ReadoutConfig) 
 
 
 def _cells(users: list[pl.DataFrame], of: pl.Expr) -> dict[str, list[int]]:
-    counted = [u.select(of.cast(pl.String).alias("value")).drop_nulls().group_by("value").len() for u in users]
+    """Users of both arms by value; those without one are a cell too, for an arm may have lost them."""
+    counted = [u.group_by(of.cast(pl.String).fill_null(UNKNOWN).alias("value")).len() for u in users]
     both = counted[0].join(counted[1], on="value", how="full", coalesce=True, suffix="_base").fill_null(0).sort("value")
     return {str(value): [ours, theirs] for value, ours, theirs in both.iter_rows()}
 
 
 def _ratio_p(cells: Iterable[list[int]], planned: list[float]) -> float:
-    """p-value of the cells together: one chi-square per cell, the smallest corrected for their number; 1 without any."""
-    from scipy.stats import chisquare
+    """p-value of the cells together: one chi-square per cell, the smallest corrected for their number; 1 without any.
+
+    Cells too small for chi-square are added up, and what is still too small is tested exactly: that hardly anybody was
+    expected in an arm is no reason not to look whether many came.
+    """
+    from scipy.stats import binomtest, chisquare
 
     share = np.array(planned) / sum(planned)
-    tested = [np.array(c) for c in cells if sum(c) > 0 and min(sum(c) * share) >= MIN_EXPECTED]
-    if not tested:
-        return 1.0
-    return min(1.0, len(tested) * min(float(chisquare(c, c.sum() * share).pvalue) for c in tested))
+    known = [np.array(c) for c in cells if sum(c) > 0]
+    large = [c for c in known if min(c.sum() * share) >= MIN_EXPECTED]
+    p = [float(chisquare(c, c.sum() * share).pvalue) for c in large]
+    small = np.sum([c for c in known if min(c.sum() * share) < MIN_EXPECTED], axis=0, dtype=np.int64)
+    if np.ndim(small) and small.sum():
+        p.append(float(binomtest(int(small[0]), int(small.sum()), float(share[0])).pvalue))
+    return min(1.0, len(p) * min(p)) if p else 1.0
 
 
 def _crossing_check(name: str, exposures: Mapping[str, pl.DataFrame], config: ReadoutConfig) -> dict[str, Any]:
-    pair = {n: exposures[n] for n in (name, config.baseline)}
-    users = [f["user_id"].n_unique() for f in pair.values()]
-    overlap = len(crossing(pair))
-    share = overlap / max(min(users), 1)
+    crossed = crossing(exposures)  # with any arm of the test: users who met another candidate are left out of it too
+    users = [set(exposures[n]["user_id"]) for n in (name, config.baseline)]
+    share = max(len(u & crossed) / max(len(u), 1) for u in users)
+    overlap = len(crossed & (users[0] | users[1]))
     if config.plan.design == "paired":
         note = f"{overlap} users are in both arms: compared as pairs, as the plan says"
         return _check(name, "users_in_one_arm", True, note)
     out = "left out" if "users_in_both_arms" in config.plan.exclude else "kept: the plan does not exclude them"
     told = f": {out}" if overlap else ""
-    note = f"{overlap} users are in both arms ({share:.1%} of the smaller){told}"
+    note = f"{overlap} of the two arms' users are in another arm too (up to {share:.1%} of an arm){told}"
     return _check(name, "users_in_one_arm", share <= config.max_crossing, note)
 
 
@@ -152,7 +164,7 @@ def _filter_check(name: str, frames: list[pl.DataFrame], plan: AbPlan) -> dict[s
         return _check(
             name, "same_filter", False, "only one arm names its bots and adversarial users: filter both alike"
         )
-    caught = [f.group_by("user_id").agg(pl.col(FILTER).cast(pl.Boolean).any())[FILTER] for f in frames]
+    caught = [f.group_by("user_id").agg(pl.col(FILTER).any())[FILTER] for f in frames]
     table = np.array([[int(c.sum()), int((~c).sum())] for c in caught])
     p = float(chi2_contingency(table).pvalue) if table.sum(axis=0).min() > 0 and table.sum(axis=1).min() > 0 else 1.0
     shares = [float(c.mean() or 0.0) for c in caught]  # type: ignore[arg-type]
@@ -165,7 +177,10 @@ def _balance_check(name: str, arm: Arm, base: Arm, config: ReadoutConfig) -> dic
     """Did the arms' users behave alike before the test?"""
     from scipy.stats import ttest_ind
 
-    columns = covariates_of(config, arm.users, base.users)
+    # All that the figures may be adjusted by: a column that the test itself has touched would move them.
+    history = [c for c in arm.users.columns if c.startswith(HISTORY) and c not in config.covariates]
+    whole = config.model_copy(update={"covariates": (*config.covariates, *history)})
+    columns = covariates_of(whole, arm.users, base.users)
     if not columns or min(len(arm.users), len(base.users)) < 2:
         return _check(name, "pre_period_balance", False, "no pre-period to compare the arms by", fails="info")
     found = {c: float(ttest_ind(arm.values(c), base.values(c), equal_var=False).pvalue) for c in columns}

@@ -16,14 +16,87 @@ import polars as pl
 from rluf_assets.errors import DataError
 from rluf_assets.evaluation.clustering import ReplyLog
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
-from rluf_assets.evaluation.frames import require_columns
+from rluf_assets.evaluation.frames import require_columns, require_counts
 from rluf_assets.evaluation.stats import Array
 from rluf_assets.feedback.adversarial import condemned_days
 from rluf_assets.feedback.config import ACTS, POLARITY, AdversarialConfig
 from rluf_assets.feedback.schemas import label_column
 
 FILTER = "adversarial"
-KEYS = ("user_id", "arm", "use_case", "day", "first_exposed_at")
+FIRST = "first_exposed_at"
+HISTORY = "pre_"
+KEYS = ("user_id", "arm", "use_case", "day", FIRST)
+IDS = (pl.String, pl.Categorical, pl.Enum)
+
+
+def checked(arm: str, frame: pl.DataFrame, config: ReadoutConfig) -> pl.DataFrame:
+    """An arm's exposures with user_id as text and first_exposed_at as dates.
+
+    Raises DataError where the frame is empty, a user, a column or a flag is missing, a row stands twice, or a column is of
+    a kind that cannot be counted: what cannot be read must not look like what was not there.
+    """
+    where = f"ab_exposures[{arm}]"
+    require_columns(where, frame, ("user_id", "replies"))
+    if frame.is_empty():
+        raise DataError(
+            f"{where}: found no exposed users, expected at least one. Check that the arm took traffic, and its log."
+        )
+    frame = frame.with_columns(user_ids(where, frame))
+    if frame["user_id"].null_count():
+        raise DataError(
+            f"{where}: found {frame['user_id'].null_count()} rows without user_id, expected none. Drop them."
+        )
+    require_counts(where, frame, counted(config) | {c for c in frame.columns if c.startswith(HISTORY)})
+    if nested := [c for c, kind in frame.schema.items() if kind.is_nested()]:
+        raise DataError(f"{where}: found lists or structs in {nested}, expected one value a row. Write them flat.")
+    if "arm" in frame.columns and frame["arm"].n_unique() > 1:
+        arms = frame["arm"].unique().sort().to_list()
+        raise DataError(f"{where}: found users of the arms {arms}, expected those of one. Export each arm by itself.")
+    if twice := int(frame.is_duplicated().sum()):
+        raise DataError(
+            f"{where}: found {twice} rows that stand more than once, expected one row per user, or per user and use case. "
+            "Check the export: their counts would be added up."
+        )
+    return frame.with_columns(*_flag(where, frame), *_first_day(where, frame))
+
+
+def counted(config: ReadoutConfig) -> set[str]:
+    """Columns that metrics count."""
+    return {"replies", *(column for m in config.metrics for column in (m.numerator, m.denominator))}
+
+
+def user_ids(where: str, frame: pl.DataFrame) -> pl.Expr:
+    """user_id as text, so that the same user is the same in tables that write ids as numbers. Raises DataError."""
+    kind = frame.schema["user_id"]
+    if not (kind.is_integer() or isinstance(kind, IDS) or kind == pl.Null):
+        raise DataError(f"{where}: found user_id of the kind {kind}, expected text or whole numbers. Write it as text.")
+    return pl.col("user_id").cast(pl.String)
+
+
+def _flag(where: str, frame: pl.DataFrame) -> list[pl.Expr]:
+    """`adversarial` as true or false."""
+    if FILTER not in frame.columns:
+        return []
+    flag, kind = frame[FILTER], frame.schema[FILTER]
+    known = (kind.is_numeric() or kind == pl.Boolean) and flag.cast(pl.Float64).is_in([0.0, 1.0]).all()
+    if not known or flag.null_count():
+        raise DataError(f"{where}: found values of {FILTER!r} other than true and false. Say it of every user.")
+    return [pl.col(FILTER).cast(pl.Boolean)]
+
+
+def _first_day(where: str, frame: pl.DataFrame) -> list[pl.Expr]:
+    """`first_exposed_at` as a date, of dates, times or text that begins with one (2026-01-31)."""
+    if FIRST not in frame.columns:
+        return []
+    kind, told = frame.schema[FIRST], pl.col(FIRST)
+    if kind == pl.String:
+        told = told.str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False)
+    elif not (kind.is_temporal() or kind == pl.Null) or kind in (pl.Time, pl.Duration):
+        raise DataError(f"{where}: found {FIRST} of the kind {kind}, expected dates or times. Write them as such.")
+    lost = frame.select(told.cast(pl.Date).alias(FIRST))[FIRST].null_count() - frame[FIRST].null_count()
+    if lost:
+        raise DataError(f"{where}: found {lost} values of {FIRST} that are no dates, expected such as 2026-01-31.")
+    return [told.cast(pl.Date).alias(FIRST)]
 
 
 def per_user(arm: str, frame: pl.DataFrame, use_case: str | None = None) -> pl.DataFrame:
@@ -40,11 +113,9 @@ def per_user(arm: str, frame: pl.DataFrame, use_case: str | None = None) -> pl.D
         raise DataError(
             f"{where}: found {frame['user_id'].null_count()} rows without user_id, expected none. Drop them."
         )
+    require_counts(where, frame, counts)
     values = frame.with_columns(pl.col(c).cast(pl.Float64) for c in counts)
-    bad = [c for c in counts if not values[c].is_finite().fill_null(False).all() or (values[c] < 0).any()]
-    if bad:
-        raise DataError(f"{where}: found missing, infinite or negative counts in {bad}, expected numbers >= 0.")
-    once = [c for c in counts if c.startswith("pre_") or frame.schema[c] == pl.Boolean]
+    once = [c for c in counts if c.startswith(HISTORY) or frame.schema[c] == pl.Boolean]
     summed = [c for c in counts if c not in once]
     return values.group_by("user_id").agg(pl.col(summed).sum(), pl.col(once).max()).sort("user_id")
 

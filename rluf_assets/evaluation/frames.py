@@ -104,6 +104,18 @@ def require_rows(where: str, frame: pl.DataFrame) -> None:
         raise DataError(f"{where}: found no rows, expected at least one. Check the stage that wrote it.")
 
 
+def require_counts(where: str, frame: pl.DataFrame, columns: Iterable[str]) -> None:
+    """Raise DataError if one of the columns, where it is there, holds anything but finite numbers >= 0 or true and false."""
+    schema = {c: kind for c, kind in frame.schema.items() if c in set(columns)}
+    wrong = {c: str(kind) for c, kind in schema.items() if not (kind.is_numeric() or kind == pl.Boolean)}
+    if wrong:
+        raise DataError(f"{where}: found {wrong}, expected numbers >= 0 in these columns. Write them as numbers.")
+    values = frame.select(pl.col(c).cast(pl.Float64) for c in schema)
+    bad = [c.name for c in values if not c.is_finite().fill_null(False).all() or (c < 0).any()]
+    if bad:
+        raise DataError(f"{where}: found missing, infinite or negative counts in {bad}, expected numbers >= 0.")
+
+
 def require_finite(where: str, frame: pl.DataFrame, columns: Sequence[str]) -> None:
     """Raise DataError if a column holds a null or a value that is not finite."""
     for column in columns:

@@ -117,13 +117,20 @@ def live_gates(candidate: str, readout: Readout | None, config: ReleaseConfig) -
 
 
 def plan_gate(candidate: str, readout: Readout | None, config: ReleaseConfig) -> Gate:
-    """Was the plan written before the candidate's exposures were read, and is it still the same?"""
+    """Was the plan written before the candidate's exposures were read, is it still the same, and so what it is about?"""
     title, now, bound = "The plan stood before the test", config.plan.hash, config.bound.get(candidate)
     figures: Figures = {"plan": now, "bound": bound.plan if bound else None, "bound_at": bound.at if bound else None}
 
     def gate(result: Result, detail: str, brief: str) -> Gate:
         return Gate(PLAN, title, Kind.LIVE, result, detail, brief, figures)
 
+    if stale := config.stale.get(candidate):
+        told = ", ".join(stale)
+        detail = (
+            f"{told}: made from other weights of {candidate}, or from other exposures or replies, than those in force. "
+            f"Materialise {told}."
+        )
+        return gate(Result.FAIL, detail, f"{told} speaks of something else than what is in force")
     if bound is None:
         detail = "No plan was on record before this candidate's exposures were read."
         return gate(Result.NOT_MEASURED, detail, "no plan was on record before its exposures")
@@ -133,7 +140,7 @@ def plan_gate(candidate: str, readout: Readout | None, config: ReleaseConfig) ->
             f"say {now}. Restore it, or test the candidate anew."
         )
         return gate(Result.FAIL, detail, "its plan changed after the exposures")
-    if readout is not None and readout.plan is not None and readout.plan != now:
+    if readout is not None and readout.plan != now and not readout.metrics.is_empty():
         detail = f"The A/B readout was made under the plan {readout.plan}, not {now}. Materialise ab_test_readout."
         return gate(Result.FAIL, detail, "its readout was made under another plan")
     return gate(Result.PASS, f"Plan {now} was on record before the exposures were read.", "its plan stood")
@@ -161,12 +168,18 @@ def goal_gate(goals: Sequence[Mapping[str, Any]], config: ReleaseConfig) -> Gate
         told = ", ".join(_name(g) for g in config.plan.goals)
         detail = f"The A/B test did not measure {told}."
         return Gate(GOAL, title, Kind.LIVE, Result.NOT_MEASURED, detail, f"{told} is not measured")
+    plan, measured = config.plan, {g["metric"] for g in goals}
+    missing = [name for name in plan.goals if name not in measured and name not in plan.excused]
     worst = [g for g in goals if g["result"] == Result.FAIL]
     best = [g for g in goals if g["result"] == Result.PASS]
     spoken = worst or best or list(goals)
-    result = Result.FAIL if worst else Result.PASS if best else Result.NOT_SHOWN
-    said = {Result.FAIL: "Users disagree", Result.PASS: "Users agree"}.get(result, "Not shown to rise")
-    first, plan = spoken[0], config.plan
+    # A goal that nobody measured may have fallen.
+    result = Result.FAIL if worst else Result.NOT_MEASURED if missing else Result.PASS if best else Result.NOT_SHOWN
+    said = {
+        Result.FAIL: "Users disagree", Result.PASS: "Users agree",
+        Result.NOT_MEASURED: f"{', '.join(_name(m) for m in missing).capitalize()} is not measured",
+    }.get(result, "Not shown to rise")  # fmt: skip
+    first = spoken[0]
     users = first["n_control"] + first["n_treatment"]
     look = "between the planned looks" if first["look"] is None else f"look {first['look'] + 1} of {len(plan.looks)}"
     shown = "; ".join(
@@ -177,9 +190,15 @@ def goal_gate(goals: Sequence[Mapping[str, Any]], config: ReleaseConfig) -> Gate
     lift = f"{_name(first['metric'])} {percent(first['lift'], signed=True)}"
     figures: Figures = {
         "lift": first["lift"], "low": first["plan_low"], "high": first["plan_high"], "mde": first["mde"],
-        "shrunk": first["shrunk_lift"], "users": users,
+        "shrunk": first["shrunk_lift"], "gain": _gain(first), "users": users,
     }  # fmt: skip
     return Gate(GOAL, title, Kind.LIVE, result, detail, f"{said.lower()}: {lift}", figures)
+
+
+def _gain(goal: Mapping[str, Any]) -> float | None:
+    """The shrunk lift towards what is better."""
+    lift: float | None = goal["shrunk_lift"]
+    return -lift if lift is not None and goal["better"] == "lower" else lift
 
 
 def guardrail_gate(name: str, row: Mapping[str, Any] | None) -> Gate:
@@ -199,6 +218,10 @@ def guardrail_gate(name: str, row: Mapping[str, Any] | None) -> Gate:
     if row["absolute_margin"] is not None:
         shares = f"{row['events_treatment']} and {row['events_control']} users with an event, "
         shares += f"{points(row['share_difference'])} ({points(row['share_low'])} to {points(row['share_high'])})"
+        if row["events_per_user"] is not None:
+            each = (100 * row[k] for k in ("events_per_user", "events_per_user_low", "events_per_user_high"))
+            value, low, high = (number(figure, signed=True) for figure in each)
+            shares += f" and {value} events ({low} to {high}) for 100 at risk"
         parts.append(f"{shares}, {points(row['absolute_margin'], signed=False)} tolerated")
     figures: Figures = {
         k: row[k] for k in ("lift", "plan_low", "plan_high", "share_difference", "share_low", "share_high")

@@ -31,7 +31,7 @@ class Sizing:
     metric: Metric
     rate: float
     unit_error: float  # relative; falls with the root of the users of an arm
-    drift: float  # what is asked (lift or margin) in standard errors, with one user in each arm
+    drift: float  # what is asked (lift or margin) in standard errors, with two users in all, shared as planned
     influence: Array
 
     def users(self, critical: float, power: float) -> int:
@@ -42,10 +42,13 @@ class Sizing:
 
 
 def sizings(users: pl.DataFrame, config: ReadoutConfig) -> list[Sizing]:
-    """Goals and guardrails of the plan that these users' own behaviour can size; the others' columns are not there."""
-    arm, found = Arm(users), []
+    """Goals and guardrails of the plan that these users' own behaviour can size.
+
+    Of the others the columns are not there, or there is no event, or no user differs from another.
+    """
+    arm, found, even = Arm(users), [], math.sqrt(evenness(config))
     for metric in config.judged:
-        if metric.role == "diagnostic" or not metric_columns(users, metric):
+        if metric.role == "diagnostic" or not metric_columns(users, metric) or len(users) < 2:
             continue
         top, bottom = arm.values(metric.numerator), arm.values(metric.denominator)
         ratio = ratio_of_sums(top, bottom)
@@ -54,14 +57,27 @@ def sizings(users: pl.DataFrame, config: ReadoutConfig) -> list[Sizing]:
         influence = ratio.influence * len(users) / ratio.value
         asked = config.plan.minimum_detectable_effect if metric.role == "goal" else metric.margin
         error = float(np.std(influence, ddof=1)) * math.hypot(1.0, _bar(metric))
+        if not error > 1e-12:
+            continue
         drifts = [] if asked is None else [asked / error]
         if metric.role == "guardrail" and metric.absolute_margin is not None:
-            share, at_risk = users_with_event(top, bottom).share, users_with_event(top, bottom).at_risk / len(users)
-            if share and share < 1:
-                drifts.append(metric.absolute_margin / math.sqrt(2 * share * (1 - share) / at_risk))
+            counts, seen = top[bottom > 0], users_with_event(top, bottom)
+            spread = max((seen.share or 0.0) * (1 - (seen.share or 0.0)), float(np.var(counts)))
+            if spread > 0:
+                drifts.append(metric.absolute_margin / math.sqrt(2 * spread * len(users) / seen.at_risk))
         if drifts:
-            found.append(Sizing(metric, ratio.value, error, max(drifts), influence))
+            found.append(Sizing(metric, ratio.value, error, even * max(drifts), influence))
     return found
+
+
+def evenness(config: ReadoutConfig) -> float:
+    """What a user tells in arms of the planned shares, over what one tells in arms of equal size; for the smallest arm."""
+    shares = config.plan.planned_shares
+    base, others = shares.get(config.baseline), [s for name, s in shares.items() if name != config.baseline]
+    if base is None or not others:
+        return 1.0
+    part = min(others) / (min(others) + base)
+    return 4 * part * (1 - part)
 
 
 def joint_power(found: Sequence[Sizing], plan: AbPlan, *, users: int | None = None, seed: int = 0) -> float:

@@ -19,10 +19,9 @@ from rluf_assets.evaluation.backtest import POLICIES, Backtest, covariance_of, s
 from rluf_assets.evaluation.config import BacktestConfig
 from rluf_assets.evaluation.frames import require_columns, require_finite
 from rluf_assets.evaluation.stats import Array, Estimate, fieller, ratio_of_sums, welch
-from rluf_assets.feedback.adversarial import with_condemned
 from rluf_assets.feedback.config import AdversarialConfig
 from rluf_assets.feedback.schemas import MESSAGE_KEY
-from rluf_assets.feedback.splits import user_table
+from rluf_assets.feedback.splits import adversarial_users
 
 LABEL = "label_"
 LAUNCHES: dict[str, Any] = {
@@ -51,8 +50,7 @@ def exposures_of(replies: pl.LazyFrame, config: ArmsConfig) -> pl.DataFrame:
     """
     signals = [name for name in replies.collect_schema().names() if name.startswith(LABEL)]
     exposed = replies.filter(pl.col("experiment_arm").is_not_null(), pl.col(f"{LABEL}{config.signal}").is_not_null())
-    _, condemned = user_table(replies, config.adversarial, config.signal)
-    flagged = with_condemned(exposed, condemned).filter("adversarial").select("user_id").unique()
+    flagged = adversarial_users(replies, config.adversarial, config.signal, exposed)
     counted = (
         exposed.group_by("user_id", pl.col("experiment_arm").alias("arm"), pl.col("use_case").fill_null("unknown"))
         .agg(
@@ -60,7 +58,7 @@ def exposures_of(replies: pl.LazyFrame, config: ArmsConfig) -> pl.DataFrame:
             conversations=pl.col("conversation_id").n_unique().cast(pl.Int64),
             **{name.removeprefix(LABEL): (pl.col(name) == 1).sum().cast(pl.Int64) for name in signals},
         )
-        .with_columns(adversarial=pl.col("user_id").is_in(flagged.collect(engine="streaming")["user_id"].implode()))
+        .with_columns(adversarial=pl.col("user_id").is_in(flagged.implode()))
         .sort("arm", "user_id", "use_case")
         .collect(engine="streaming")
     )

@@ -8,6 +8,7 @@ A guardrail is a non-inferiority test: relative where the control has events eno
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +19,16 @@ from rluf_assets.errors import ConfigError
 from rluf_assets.evaluation.adjusting import adjusted
 from rluf_assets.evaluation.clustering import TwoWay
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
-from rluf_assets.evaluation.decision import Result
+from rluf_assets.evaluation.decision import RANK, Result
 from rluf_assets.evaluation.exposures import Arm
 from rluf_assets.evaluation.plan import AbPlan
-from rluf_assets.evaluation.rare_events import difference_of_shares, users_with_event
+from rluf_assets.evaluation.rare_events import (
+    Events,
+    difference_of_counts,
+    difference_of_shares,
+    exact_limits,
+    users_with_event,
+)
 from rluf_assets.evaluation.stats import (
     Estimate,
     Ratio,
@@ -81,10 +88,15 @@ def compare_metric(
 
     plan = config.plan
     always = sequential_factor(users, planned=plan.planned_users, confidence=1 - plan.alpha)
-    confidence = confidence_of(decisive(users, plan))
+    critical = decisive(users, plan)
+    confidence = confidence_of(critical)
     shown, planned = lift_at(config.confidence), lift_at(confidence)
-    events = [users_with_event(a.values(metric.numerator), a.values(metric.denominator)) for a in (arm, base)]
+    if spread.difference <= 0:
+        planned = of_identical_users(planned.value, (len(arm.users), len(base.users)), confidence)
+    counts = [(a.values(metric.numerator), a.values(metric.denominator)) for a in (arm, base)]
+    events = [users_with_event(*of) for of in counts]
     shrink = _design_effect(spread, arm, base, pair)
+    often = difference_of_counts(counts[0], counts[1], critical, shrink)
     shares = difference_of_shares(events[0].effective(shrink), events[1].effective(shrink), confidence)
     if min(e.users for e in events) < config.min_events:
         planned = Estimate(planned.value, None, None)
@@ -100,13 +112,17 @@ def compare_metric(
         "sequential_high": relative(difference + always * standard_error),
         "events_treatment": int(events[0].users), "events_control": int(events[1].users),
         "share_difference": shares.value, "share_low": shares.low, "share_high": shares.high,
+        "events_per_user": often.value, "events_per_user_low": often.low, "events_per_user_high": often.high,
         "unadjusted_lift": None if no_events else pair[0].value / pair[1].value - 1,
         "variance_removed": 1 - spread.difference / variance_before if 0 < variance_before < np.inf else 0.0,
         "adjusted_by": by,
         "mde": relative(minimum_detectable_effect(standard_error, confidence=config.confidence, power=plan.power)),
         "n_control": len(base.users), "n_treatment": len(arm.users),
     }  # fmt: skip
-    return {**row, "result": str(guardrail_result(metric, planned, shares)) if metric.role == "guardrail" else None}
+    return {
+        **row,
+        "result": str(guardrail_result(metric, planned, shares, often)) if metric.role == "guardrail" else None,
+    }
 
 
 def decisive(users: int, plan: AbPlan) -> float:
@@ -130,21 +146,42 @@ def confidence_of(critical: float) -> float:
     return float(1 - 2 * norm.sf(critical))
 
 
-def guardrail_result(metric: Metric, lift: Estimate, shares: Estimate) -> Result:
+def of_identical_users(lift: float | None, users: tuple[int, int], confidence: float) -> Estimate:
+    """The interval of a lift where no user differs from another of their arm, or from themselves in the other arm.
+
+    There is no variance to judge by. What so many alike users leave open is the share of others that may be among all:
+    exact limits of none, in both arms.
+    """
+    if lift is None:
+        return Estimate(None, None, None)
+    half = math.hypot(*(exact_limits(Events(0, count), confidence)[1] for count in users))
+    return Estimate(lift, lift - half, lift + half)
+
+
+def guardrail_result(metric: Metric, lift: Estimate, *absolute: Estimate) -> Result:
     """Non-inferiority: the worsening's interval lies within the margin (pass), beyond it (fail), or neither.
 
     The margin is the larger of the relative and the absolute one, so within either is within it, and beyond it is beyond
-    every one that is defined. A ratio that is undefined, or of too few events, says nothing; the absolute share does.
+    every one that is defined. A ratio that is undefined, or of too few events, says nothing; the absolute figures do. They
+    are within their margin only if each of them is: neither more users with an event, nor more events of the same users.
     """
-    said = []
-    for estimate, margin in ((lift, metric.margin), (shares, metric.absolute_margin)):
-        if margin is None or estimate.low is None or estimate.high is None:
-            continue
-        least, most = (estimate.low, estimate.high) if metric.better == "lower" else (-estimate.high, -estimate.low)
-        said.append(Result.PASS if most <= margin else Result.FAIL if least > margin else Result.NOT_SHOWN)
+    relative, others = (
+        _within(metric, lift, metric.margin),
+        [_within(metric, e, metric.absolute_margin) for e in absolute],
+    )
+    known = [result for result in others if result is not None]
+    said = [*([relative] if relative else []), *([min(known, key=RANK.index)] if known else [])]
     if Result.PASS in said:
         return Result.PASS
     return Result.FAIL if said and set(said) == {Result.FAIL} else Result.NOT_SHOWN
+
+
+def _within(metric: Metric, estimate: Estimate, margin: float | None) -> Result | None:
+    """Whether the worsening lies within the margin; None where one of the two is not defined."""
+    if margin is None or estimate.low is None or estimate.high is None:
+        return None
+    least, most = (estimate.low, estimate.high) if metric.better == "lower" else (-estimate.high, -estimate.low)
+    return Result.PASS if most <= margin else Result.FAIL if least > margin else Result.NOT_SHOWN
 
 
 def winsorised(metric: Metric, arm: Arm, base: Arm) -> tuple[Arm, Arm]:

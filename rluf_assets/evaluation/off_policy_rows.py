@@ -27,7 +27,9 @@ from rluf_assets.evaluation.off_policy import (
     relative_change,
 )
 from rluf_assets.evaluation.stats import Array, Estimate
+from rluf_assets.feedback.config import AdversarialConfig
 from rluf_assets.feedback.schemas import MESSAGE_KEY
+from rluf_assets.feedback.splits import adversarial_users
 
 ESTIMATE, NOT_ENOUGH, NOT_MEASURED = "estimate", "not enough overlap", "not measured"
 NO_LOGPROBS = "the logs carry no reply_logprob"
@@ -68,7 +70,7 @@ class Sampling(_Frozen):
 class OffPolicyConfig(_Frozen):
     """Which logged replies count, and from when on they say something about another policy."""
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     signal: str = Field("love", description="the graph takes it from signal_set")
     baseline: str = "baseline"
     love_objective: str = "love"
@@ -79,6 +81,9 @@ class OffPolicyConfig(_Frozen):
     max_new_tokens: int = Field(48, ge=1, description="the same")
     batch_tokens: int = Field(8192, ge=256)
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    adversarial: AdversarialConfig = Field(
+        AdversarialConfig(), description="the filter of the signal set, for all arms"
+    )
 
 
 @dataclass(frozen=True)
@@ -110,11 +115,16 @@ def own_replies(scores: pl.DataFrame, prompts: pl.DataFrame, objective: str) -> 
 
 
 def arms_table(replies: pl.LazyFrame, scored: pl.DataFrame, config: OffPolicyConfig) -> list[dict[str, Any]]:
-    """A row per arm that the logs name with a probability, against the arm with most users."""
+    """A row per arm that the logs name with a probability, against the arm with most users.
+
+    Users who judged nearly everything in one arm are in none, as in an A/B readout; of the holdout they are no part either.
+    """
     label = pl.col(f"label_{config.signal}")
     arm, context = pl.col("experiment_arm"), pl.col("use_case").fill_null("unknown")
+    exposed = replies.filter(arm.is_not_null(), pl.col("assignment_probability").is_not_null(), label.is_not_null())
+    flagged = adversarial_users(replies, config.adversarial, config.signal, exposed)
     rows = (
-        replies.filter(arm.is_not_null(), pl.col("assignment_probability").is_not_null(), label.is_not_null())
+        exposed.filter(~pl.col("user_id").is_in(flagged.implode()))
         .group_by("user_id", context.alias("context"), arm=arm, probability="assignment_probability")
         .agg(replies=pl.len().cast(pl.Float64), positives=(label == 1).sum().cast(pl.Float64))
         .sort("arm", "user_id", "context", "probability")

@@ -17,58 +17,74 @@ from rluf_assets.errors import DataError
 from rluf_assets.evaluation.config import ReadoutConfig
 from rluf_assets.evaluation.exposures import Arm, metric_columns
 from rluf_assets.evaluation.metric import compare_metric
+from rluf_assets.feedback.config import AdversarialConfig
 from rluf_assets.feedback.schemas import MESSAGE_KEY
+from rluf_assets.feedback.splits import adversarial_users
 
 LABEL = "label_"
 AA_SCHEMA = {"metric": pl.String, "runs": pl.Int64, "called": pl.Int64, "share": pl.Float64, "low": pl.Float64,
              "high": pl.Float64, "keeps": pl.Boolean}  # fmt: skip
 
 
-def users_of_logs(replies: pl.LazyFrame, days: int, scores: pl.DataFrame | None = None) -> pl.DataFrame:
+def users_of_logs(
+    replies: pl.LazyFrame,
+    days: int,
+    scores: pl.DataFrame | None = None,
+    *,
+    signal: str | None = None,
+    adversarial: AdversarialConfig | None = None,
+) -> pl.DataFrame:
     """One row per user of the last so many days: replies, conversations, positives per signal, whether they came back the
-    day after their first one, first_day, and what they did before, `pre_*`. Raises DataError without dated replies.
+    day after their first one, first_day, and what they did before, `pre_*`. Raises DataError without such replies.
 
-    `pre_loves` is the first signal's, as CUPED expects it. scores: MESSAGE_KEY and live_probability of replies that P[signal]
-    has scored; those from before are summed as `pre_p_<signal>`.
+    Replies count as in an A/B readout of the logs' own arms: those whose label of `signal` (the first one) is known, and not
+    those of users whom `adversarial` condemns on one of the days. `pre_loves` is that signal's, as CUPED expects it. scores:
+    MESSAGE_KEY and live_probability of replies that P[signal] has scored; those from before are summed as `pre_p_<signal>`.
     """
-    columns = replies.collect_schema().names()
-    signals = [c for c in columns if c.startswith(LABEL)]
-    day = pl.col("created_at").cast(pl.Date)
-    if scores is not None:
-        replies = replies.join(scores.lazy().select(*MESSAGE_KEY, "live_probability"), on=MESSAGE_KEY, how="left")
-    score = pl.lit(None, pl.Float64) if scores is None else pl.col("live_probability")
-    rows = (
-        replies.select(
-            "user_id",
-            "conversation_id",
-            day=day,
-            score=score,
-            **{s.removeprefix(LABEL): pl.col(s) == 1 for s in signals},
-        )
-        .drop_nulls(["user_id", "day"])
-        .collect(engine="streaming")
-    )
-    if rows.is_empty() or not signals:
+    names = [c.removeprefix(LABEL) for c in replies.collect_schema().names() if c.startswith(LABEL)]
+    signal = signal or (names[0] if names else "")
+    if signal in names:
+        names = [signal, *(name for name in names if name != signal)]
+    dated = replies.drop_nulls(["user_id", "created_at"])
+    known = pl.col(f"{LABEL}{signal}").is_not_null() if signal in names else pl.lit(False)
+    last = dated.filter(known).select(pl.col("created_at").max().dt.date()).collect(engine="streaming").item()
+    if last is None:
         raise DataError(
-            "logs: found no reply with a user, a day and a labelled signal, expected some. Materialise validated_replies of a "
-            "source with times."
+            f"logs: found no reply with a user, a day and a known label of {signal!r}, expected some. Materialise "
+            "validated_replies of a source with times."
         )
-    last = rows["day"].max()
-    assert last is not None
-    start = last - timedelta(days=days - 1)  # type: ignore[operator]
-    names = [s.removeprefix(LABEL) for s in signals]
-    test, before = rows.filter(pl.col("day") >= start), rows.filter(pl.col("day") < start)
+    start = last - timedelta(days=days - 1)
+    late = pl.col("created_at").dt.date() >= start
+    flagged = pl.Series("user_id", [], dtype=pl.String)
+    if adversarial is not None:
+        flagged = adversarial_users(replies, adversarial, signal, dated.filter(known, late))
+    if scores is not None:
+        dated = dated.join(scores.lazy().select(*MESSAGE_KEY, "live_probability"), on=MESSAGE_KEY, how="left")
+    score = pl.lit(None, pl.Float64) if scores is None else pl.col("live_probability")
+    marked = {n: (known & (pl.col(f"{LABEL}{n}") == 1)).fill_null(False) for n in names}
+    day = pl.col("created_at").dt.date()
+    rows = dated.filter(~pl.col("user_id").is_in(flagged.implode())).select(
+        "user_id", "conversation_id", day=day, score=score, known=known, **marked
+    )
+    table = rows.collect(engine="streaming")
+    return _with_history(table.filter(pl.col("day") >= start), table.filter(pl.col("day") < start), names, scores)
+
+
+def _with_history(
+    test: pl.DataFrame, before: pl.DataFrame, names: list[str], scores: pl.DataFrame | None
+) -> pl.DataFrame:
+    talks = pl.col("conversation_id").filter("known").n_unique()
     users = test.group_by("user_id").agg(
-        replies=pl.len(), conversations=pl.col("conversation_id").n_unique(), first_day=pl.col("day").min(),
+        replies=pl.col("known").sum(), conversations=talks, first_day=pl.col("day").min(),
         returned_next_day=(pl.col("day") == pl.col("day").min() + timedelta(days=1)).any(),
         **{n: pl.col(n).sum() for n in names},
     )  # fmt: skip
     pre = before.group_by("user_id").agg(
-        pre_replies=pl.len(), pre_loves=pl.col(names[0]).sum(), pre_conversations=pl.col("conversation_id").n_unique(),
+        pre_replies=pl.col("known").sum(), pre_loves=pl.col(names[0]).sum(), pre_conversations=talks,
         pre_days=pl.col("day").n_unique(), **{f"pre_{n}": pl.col(n).sum() for n in names[1:]},
         **({} if scores is None else {f"pre_p_{names[0]}": pl.col("score").sum()}),
     )  # fmt: skip
-    joined = users.join(pre, on="user_id", how="left")
+    joined = users.filter(pl.col("replies") > 0).join(pre, on="user_id", how="left")
     return joined.with_columns(pl.col("^pre_.*$").fill_null(0)).sort("user_id")
 
 
@@ -90,11 +106,12 @@ def days_needed(first_days: pl.Series, users: int, window: int) -> float | None:
 def aa_test(users: pl.DataFrame, config: ReadoutConfig, *, runs: int, seed: int) -> pl.DataFrame:
     """One row per metric that the users allow: in how many of so many random splits the readout called a difference.
 
-    keeps: the exact 95% interval of that share reaches down to the level, so nothing speaks for more false calls.
+    Metrics are cut where the plan cuts them. keeps: the exact 95% interval of that share reaches down to the level, so
+    nothing speaks for more false calls.
     """
     from scipy.stats import binomtest
 
-    metrics = [m for m in config.metrics if metric_columns(users, m)]
+    metrics = [m for m in config.judged if metric_columns(users, m)]
     called = dict.fromkeys((m.name for m in metrics), 0)
     done = dict.fromkeys((m.name for m in metrics), 0)
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -22,7 +22,7 @@ class Margin(BaseModel):
     Where the control has few events or none, only the absolute margin counts: a ratio would be noise, or undefined.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     relative: float | None = Field(None, gt=0, description="of the control's value: 0.1 is a tenth worse")
     absolute: float | None = Field(None, gt=0, lt=1, description="of users at risk: 0.005 is one more user in 200")
@@ -49,7 +49,7 @@ Exclusion = Literal["users_in_both_arms", "adversarial"]
 class AbPlan(BaseModel):
     """Goals, guardrails, size, looks and exclusions of the A/B tests of this home."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     version: ClassVar[str] = "1"
 
     goals: tuple[str, ...] = Field(("love_rate",), min_length=1, description="metrics of which one at least must rise")
@@ -74,13 +74,22 @@ class AbPlan(BaseModel):
     segments: tuple[str, ...] = Field(
         (), description="traits of which no group may be shown to be worse off: use_case, new_user, locale, or a column"
     )
-    excused: tuple[str, ...] = Field((), description="guardrails, offline gates and segments that may go unmeasured")
+    excused: tuple[str, ...] = Field(
+        (), description="goals, guardrails, offline gates and segments that may go unmeasured"
+    )
+    measured_by: dict[str, Any] = Field(
+        {},
+        description="filled in: the settings of ab_test_readout, reward_hacking_audit and non_inferior, which decide too",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> AbPlan:
         both = sorted(set(self.goals) & set(self.guardrails))
         if both:
             raise ValueError(f"{both}: expected a metric to be a goal or a guardrail, not both")
+        for what, names in (("goals", self.goals), ("segments", self.segments), ("excused", self.excused)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{what} {list(names)}: expected every name once")
         if any(not 0 < t <= 1 for t in self.looks) or list(self.looks) != sorted(set(self.looks)):
             raise ValueError(f"looks {self.looks}: expected rising shares of the planned users, above 0, at most 1")
         if self.looks[-1] != 1:
@@ -93,8 +102,8 @@ class AbPlan(BaseModel):
 
     @property
     def hash(self) -> str:
-        """Of everything in the plan; the first sixteen hex digits. A plan without segments has the hash it had before these."""
-        said = {k: v for k, v in self.model_dump(mode="json").items() if k != "segments" or v}
+        """Of everything in the plan; sixteen hex digits. What plans hold only since later counts where it says something."""
+        said = {k: v for k, v in self.model_dump(mode="json").items() if k not in ("segments", "measured_by") or v}
         text = json.dumps({"version": self.version, **said}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

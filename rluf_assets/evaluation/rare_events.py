@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rluf_assets.evaluation.stats import Array, Estimate
+from rluf_assets.evaluation.stats import Array, Estimate, finite
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,22 @@ def users_with_event(numerator: Array, denominator: Array) -> Events:
     """Users whose numerator is above zero, of those whose denominator is."""
     at_risk = denominator > 0
     return Events(float(np.sum(at_risk & (numerator > 0))), float(np.sum(at_risk)))
+
+
+def difference_of_counts(
+    treatment: tuple[Array, Array], control: tuple[Array, Array], critical: float, design_effect: float
+) -> Estimate:
+    """Events per user at risk, treatment less control: what a share of users cannot see, the same ones harmed more often.
+
+    treatment, control: each user's events and exposure to the risk. Undefined where an arm has fewer than two at risk.
+    """
+    ours, theirs = (events[at_risk > 0] for events, at_risk in (treatment, control))
+    if min(len(ours), len(theirs)) < 2:
+        return Estimate(None, None, None)
+    value = float(ours.mean() - theirs.mean())
+    variance = float(ours.var(ddof=1) / len(ours) + theirs.var(ddof=1) / len(theirs))
+    half = critical * math.sqrt(variance * max(design_effect, 1.0))
+    return Estimate(finite(value), finite(value - half), finite(value + half))
 
 
 def exact_limits(events: Events, confidence: float) -> tuple[float, float]:

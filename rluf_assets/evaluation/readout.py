@@ -18,11 +18,19 @@ from typing import Any
 import polars as pl
 
 from rluf_assets.errors import DataError
-from rluf_assets.evaluation.clustering import TwoWay, reply_log
+from rluf_assets.evaluation.clustering import TwoWay, checked_replies, reply_log
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
-from rluf_assets.evaluation.experiment import CHECK_SCHEMA, check_test, excluded, require_planned_shares
-from rluf_assets.evaluation.exposures import Arm, metric_columns, per_user, segments_of, with_adversarial
-from rluf_assets.evaluation.frames import read_parquet, require_baseline, require_columns
+from rluf_assets.evaluation.experiment import CHECK_SCHEMA, check_test, excluded, require_planned
+from rluf_assets.evaluation.exposures import (
+    Arm,
+    checked,
+    counted,
+    metric_columns,
+    per_user,
+    segments_of,
+    with_adversarial,
+)
+from rluf_assets.evaluation.frames import read_parquet, require_baseline
 from rluf_assets.evaluation.judging import judge
 from rluf_assets.evaluation.metric import compare_metric
 from rluf_assets.evaluation.over_days import DAY_SCHEMA, lift_by_day, novelty_check, part_of
@@ -46,6 +54,7 @@ READOUT_SCHEMA: dict[str, Any] = {
     "plan_low": pl.Float64, "plan_high": pl.Float64, "sequential_low": pl.Float64, "sequential_high": pl.Float64,
     "shrunk_lift": pl.Float64, "events_control": pl.Int64, "events_treatment": pl.Int64,
     "share_difference": pl.Float64, "share_low": pl.Float64, "share_high": pl.Float64,
+    "events_per_user": pl.Float64, "events_per_user_low": pl.Float64, "events_per_user_high": pl.Float64,
     "unadjusted_lift": pl.Float64, "variance_removed": pl.Float64, "adjusted_by": pl.String, "mde": pl.Float64,
     "margin": pl.Float64, "absolute_margin": pl.Float64, "result": pl.String, "verdict": pl.String,
     "itt_lift": pl.Float64, "itt_low": pl.Float64, "itt_high": pl.Float64,
@@ -110,7 +119,7 @@ def read_out(
 
     exposures: candidate -> `ab_exposures` frame (one row per user, or per user x use_case). replies: candidate -> one
     row per exposure (user_id, reply_id, counts), where users share replies. Raises DataError for a missing baseline,
-    an empty arm, missing columns, or replies that do not add up.
+    an empty arm, columns that are missing or cannot be read, or replies that do not add up.
     """
     require_baseline("A/B readout", exposures, config.baseline)
     if len(exposures) < 2:
@@ -118,18 +127,13 @@ def read_out(
             f"A/B readout: found only the baseline {config.baseline!r}, expected at least one candidate arm to compare. "
             "Materialise ab_exposures of a candidate."
         )
-    for name, frame in exposures.items():
-        require_columns(f"ab_exposures[{name}]", frame, ("user_id", "replies"))
-        if frame.is_empty():
-            raise DataError(
-                f"ab_exposures[{name}]: found no exposed users, expected at least one. Check that the arm took traffic, "
-                "and its log."
-            )
-    require_planned_shares(exposures, config.plan)
-    exposures = with_adversarial(exposures, replies or {}, config.adversarial)
+    require_planned(exposures, config)
+    exposures = {name: checked(name, frame, config) for name, frame in exposures.items()}
+    replies = {name: checked_replies(name, frame, counted(config)) for name, frame in (replies or {}).items()}
+    exposures = with_adversarial(exposures, replies, config.adversarial)
     kept = excluded(exposures, config.plan)
-    arms = _arms(kept, replies or {})
-    everyone = arms if kept is exposures else _arms(exposures, replies or {})
+    arms = _arms(kept, replies)
+    everyone = arms if kept is exposures else _arms(exposures, replies)
     rows: list[dict[str, Any]] = []
     checks: list[dict[str, Any]] = []
     days, groups = [pl.DataFrame(schema=DAY_SCHEMA)], [pl.DataFrame(schema=SEGMENT_SCHEMA)]

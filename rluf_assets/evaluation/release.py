@@ -86,7 +86,10 @@ def decide_all(evidence: Evidence, config: ReleaseConfig) -> list[Decision]:
     decisions = [decide(name, evidence, config) for name in candidates]
 
     def order(d: Decision) -> tuple[int, float, float, str]:
-        return (SHOWN_FIRST.index(d.decision), -(d.measured_lift or 0.0), -(d.love_change or 0.0), d.candidate)
+        goal = d.gate(GOAL)
+        gain = goal.figures.get("gain") if goal else None
+        measured = gain if isinstance(gain, float) else 0.0
+        return (SHOWN_FIRST.index(d.decision), -measured, -(d.love_change or 0.0), d.candidate)
 
     return sorted(decisions, key=order)
 

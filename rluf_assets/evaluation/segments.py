@@ -117,8 +117,11 @@ def _evidence(row: Mapping[str, Any], margin: float | None, config: ReadoutConfi
         scales["relative"] = Worsening(sign * row["lift"], row["lift_error"], margin)
     if row["absolute_margin"] is not None and row["share_low"] is not None:
         critical = decisive(row["n_control"] + row["n_treatment"], config.plan)
-        error = (row["share_high"] - row["share_low"]) / (2 * critical)
-        scales["absolute"] = Worsening(sign * row["share_difference"], error, row["absolute_margin"])
+        known = [(row["share_difference"], row["share_low"], row["share_high"])]
+        if row["events_per_user"] is not None:
+            known.append((row["events_per_user"], row["events_per_user_low"], row["events_per_user_high"]))
+        both = [Worsening(sign * v, (high - low) / (2 * critical), row["absolute_margin"]) for v, low, high in known]
+        scales["absolute"] = max(both, key=lambda worse: worse.value + critical * worse.error)
     z = None
     if most >= config.min_events and (margin is not None or "absolute" not in scales):
         z = sign * row["z"]

@@ -38,17 +38,20 @@ class LiveSlice:
 def transport_row(candidate: str, live: LiveSlice, confidence: float) -> dict[str, Any]:
     """One row of TRANSPORT. residual: observed over expected positives, less one; `why` says why a figure is null."""
     require_columns(f"live replies of {candidate}", live.replies, ("user_id", "reply_id", "label", "live_probability"))
-    frame = live.replies.with_columns(pl.col("label", "live_probability").cast(pl.Float64))
+    figures, ids = pl.col("label", "live_probability"), pl.col("user_id", "reply_id")
+    frame = live.replies.with_columns(figures.cast(pl.Float64, strict=False), ids.cast(pl.String))
     row: dict[str, Any] = {
         "candidate": candidate, "users": frame["user_id"].n_unique(), "replies": frame.height, "left_out": live.left_out,
         "observed": None, "expected": None, "residual": None, "ci_low": None, "ci_high": None, "why": "",
     }  # fmt: skip
-    bad = frame.height - frame.filter(pl.col("label").is_in([0.0, 1.0]), pl.col("live_probability").is_finite()).height
+    possible = pl.col("label").is_in([0.0, 1.0]) & pl.col("live_probability").is_between(0.0, 1.0)
+    bad = frame.height - frame.filter(possible, pl.all_horizontal(ids.is_not_null())).height
     if frame.is_empty():
         left = f", and {live.left_out:,} users were left out whom P[signal] knows" if live.left_out else ""
         return row | {"why": f"it has no live replies{left}"}
     if bad:
-        return row | {"why": f"{bad:,} of its {frame.height:,} live replies have no label or no finite prediction"}
+        of = f"{bad:,} of its {frame.height:,} live replies"
+        return row | {"why": f"{of} have no user, no label or no probability as prediction"}
     label, predicted = frame["label"].to_numpy(), frame["live_probability"].to_numpy()
     row |= {"observed": float(label.mean()), "expected": float(predicted.mean())}
     if row["users"] < 2 or predicted.sum() <= 0:

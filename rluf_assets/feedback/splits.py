@@ -68,6 +68,15 @@ def user_table(
     return users.drop("reacted"), condemned_days(theirs, adversarial, counted)
 
 
+def adversarial_users(
+    replies: pl.LazyFrame, adversarial: AdversarialConfig, signal: str, among: pl.LazyFrame
+) -> pl.Series:
+    """Users with a condemned day among these rows of the replies: left out of all arms of a test, or of what stands for one."""
+    _, condemned = user_table(replies, adversarial, signal)
+    flagged = with_condemned(among, condemned).filter("adversarial").select("user_id").unique()
+    return flagged.collect(engine="streaming")["user_id"]
+
+
 @dataclass(frozen=True)
 class Split:
     """Where the holdout starts (None: a source without times, split by users) and which users belong to it.

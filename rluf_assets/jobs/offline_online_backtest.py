@@ -92,6 +92,7 @@ def _scored(texts: pl.DataFrame, model: RewardModel, config: BacktestConfig) -> 
 
 def _live_slice(folder: Path, train_users: pl.Series, model: RewardModel, config: BacktestConfig) -> LiveSlice | None:
     """What users met of a candidate, scored; None where its exposures do not say which replies these were."""
+    import polars as pl
 
     from rluf_assets.evaluation.frames import read_parquet, require_columns
     from rluf_assets.evaluation.trained_rows import clean_slice
@@ -104,9 +105,14 @@ def _live_slice(folder: Path, train_users: pl.Series, model: RewardModel, config
     shown, texts = (read_parquet(path) for path in paths)
     require_columns(f"exposed replies in {folder}", shown, ("user_id", "reply_id", signal))
     require_columns(f"replies in {folder}", texts, ("reply_id", "prompt", "completion"))
+    shown, texts = (
+        shown.with_columns(pl.col("user_id", "reply_id").cast(pl.String)),
+        texts.with_columns(pl.col("reply_id").cast(pl.String)),
+    )
     users = read_parquet(folder / "exposures.parquet") if (folder / "exposures.parquet").exists() else shown
     if "adversarial" in users.columns:
-        shown = shown.join(users.filter("adversarial"), on="user_id", how="anti")
+        flagged = users.filter(pl.col("adversarial").cast(pl.Boolean)).select(pl.col("user_id").cast(pl.String))
+        shown = shown.join(flagged, on="user_id", how="anti")
     clean = clean_slice(shown.select("user_id", "reply_id", label=signal), train_users, config.kept_out_share)
     drawn = clean.replies.select("reply_id").unique().sort(stable_uniform("reply_id", 0), "reply_id")
     texts = texts.join(drawn.head(config.live_replies), on="reply_id", how="semi").sort("reply_id")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from resources.profiles import Profile, SimulatedSettings, candidate_config, load_candidates, load_profile
 from rluf_assets.errors import ConfigError
@@ -130,3 +132,21 @@ class TestLengths:
         profile = load_profile(tmp_path, name)
         trained = profile.crraft_policy.get("max_new_tokens", 48)
         assert profile.offline_evaluation.max_new_tokens == trained
+
+
+def test_what_decides_beside_the_plan_is_part_of_its_hash(tmp_path: Path) -> None:
+    def plan_of(**settings: Any) -> AbPlan:
+        (tmp_path / "rluf.yaml").write_text(yaml.safe_dump({"profile": "tiny", **settings}))
+        return load_profile(tmp_path).ab_plan
+
+    stood = plan_of()
+    assert plan_of(p_love={"objective": "bce"}).hash == stood.hash == plan_of().hash
+    love = {"name": "love_rate", "numerator": "thumbs_up", "denominator": "replies"}
+    changed = [
+        plan_of(ab_test_readout={"metrics": [love]}), plan_of(ab_test_readout={"min_events": 1}),
+        plan_of(release_report={"non_inferior": {"safety": 0.4}}),
+        plan_of(reward_hacking_audit={"tripwires": {"farewell": {"warn": 0.5}}}),
+    ]  # fmt: skip
+    assert len({plan.hash for plan in (stood, *changed)}) == 5
+    with pytest.raises(ConfigError, match="measured_by: filled in"):
+        plan_of(ab_plan={"measured_by": {}})

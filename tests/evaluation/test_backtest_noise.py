@@ -124,7 +124,16 @@ def test_a_failure_of_transport_is_found_and_few_replies_show_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [("live_probability", math.nan), ("live_probability", None), ("label", None), ("label", 2)]
+    ("column", "value"),
+    [
+        ("live_probability", math.nan),
+        ("live_probability", None),
+        ("label", None),
+        ("label", 2),
+        ("live_probability", 1.5),
+        ("user_id", None),
+        ("reply_id", None),
+    ],
 )
 def test_a_slice_with_undefined_figures_is_not_measured(column: str, value: float | None) -> None:
     rows = live_slice(np.random.default_rng(4), 50, truth=1.0, rate=0.1)

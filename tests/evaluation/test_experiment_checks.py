@@ -139,3 +139,70 @@ def test_one_user_an_arm_shows_nothing() -> None:
     assert row is None or (row["result"], row["verdict"]) == ("not shown", "unclear")
     guardrails = found.metrics.filter(role="guardrail")
     assert set(guardrails["result"]) <= {"not shown"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"replies": pl.col("replies").cast(pl.String)}, r"{'replies': 'String'}, expected numbers"),
+        ({"love": pl.lit("many")}, r"{'love': 'String'}, expected numbers"),
+        ({"pre_replies": pl.lit([1])}, "expected numbers"),
+        ({"locale": pl.lit(["en"])}, r"lists or structs in \['locale'\]"),
+        ({"adversarial": pl.lit("no")}, "other than true and false"),
+        ({"adversarial": pl.lit(None, pl.Boolean)}, "other than true and false"),
+        ({"first_exposed_at": pl.lit("yesterday")}, "that are no dates"),
+        ({"first_exposed_at": pl.lit(1_700_000_000)}, "expected dates or times"),
+        ({"user_id": pl.lit(0.5)}, "expected text or whole numbers"),
+        ({"arm": pl.int_range(pl.len()) % 2}, "expected those of one"),
+    ],
+)
+def test_columns_that_cannot_be_read_are_refused_by_name(change: dict[str, pl.Expr], message: str) -> None:
+    both = {n: f.head(20) for n, f in arms().items()}
+    with pytest.raises(DataError, match=message):
+        read_out({**both, "b": both["b"].with_columns(**change)}, CONFIG)
+
+
+def test_an_export_that_doubles_its_rows_is_refused_and_ids_may_be_numbers() -> None:
+    both = {n: f.head(300) for n, f in arms().items()}
+    with pytest.raises(DataError, match="600 rows that stand more than once"):
+        read_out({**both, "b": pl.concat([both["b"]] * 2)}, CONFIG)
+    numbered = both["b"].with_columns(user_id=pl.int_range(pl.len()), first_exposed_at=pl.lit("2026-01-03T10:00:00Z"))
+    assert "sample_ratio_by_day" in checks_of(read_out({**both, "b": numbered}, CONFIG))
+
+
+def test_an_arm_that_was_to_have_hardly_anybody_and_has_half_fails() -> None:
+    plan = AbPlan(planned_shares={"b": 0.001, "baseline": 0.999})
+    both = {n: f.head(300) for n, f in arms().items()}
+    assert checks_of(read_out(both, ReadoutConfig(plan=plan)))["sample_ratio"] == "fail"
+
+
+def test_users_who_met_another_candidate_are_missing_from_this_one_too() -> None:
+    both = {n: f.head(400) for n, f in arms().items()}
+    heavy = (
+        both["b"].sort("replies").tail(40)
+    )  # left out of b, for they are in c as well: who is left is not who was drawn
+    other = pl.concat([heavy, exposures_of("c", 360, seed=5)]).with_columns(arm=pl.lit("c"))
+    found = read_out({**both, "c": other}, CONFIG).checks.filter(check="users_in_one_arm")
+    assert dict(found.select("candidate", "verdict").iter_rows()) == {"b": "fail", "c": "fail"}
+
+
+def test_a_prediction_that_the_test_has_touched_fails_the_balance() -> None:
+    """`pre_p_love` of the arm's own replies: the figures are adjusted by it, so it must have been the same before."""
+    both = {n: f.with_columns(pre_p_love=pl.col("love") * 0.9 + 0.1 * pl.col("replies")) for n, f in arms().items()}
+    assert checks_of(read_out(both, CONFIG))["pre_period_balance"] == "ok"
+    both["b"] = both["b"].with_columns(pre_p_love=pl.col("love") * 0.5)
+    found = read_out(both, CONFIG)
+    assert checks_of(found)["pre_period_balance"] == "fail"
+
+
+def test_a_trait_that_an_arm_lost_is_told() -> None:
+    both = {n: f.head(400).with_columns(locale=pl.lit("en")) for n, f in arms().items()}
+    lost = {**both, "b": both["b"].with_columns(locale=pl.when(pl.int_range(pl.len()) < 200).then(pl.lit("en")))}
+    assert checks_of(read_out(lost, CONFIG))["sample_ratio_by_locale"] == "fail"
+    none = {n: f.with_columns(locale=pl.lit(None, pl.String)) for n, f in both.items()}
+    assert checks_of(read_out(none, CONFIG))["sample_ratio_by_locale"] == "info"
+
+
+def test_cuts_of_a_metric_that_nobody_defines_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"winsorise: found \['love'\]"):
+        read_out(arms(), ReadoutConfig(plan=AbPlan(winsorise={"love": 0.99})))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rluf_assets.errors import ConfigError
-from rluf_assets.evaluation.config import Metric, ReadoutConfig
+from rluf_assets.evaluation.config import Metric, ReadoutConfig, ReleaseConfig
 from rluf_assets.evaluation.decision import RANK, Result
+from rluf_assets.evaluation.gates import goal_gate, guardrail_gate
+from rluf_assets.evaluation.joint_power import sizings
 from rluf_assets.evaluation.judging import goal_results, shrunk
 from rluf_assets.evaluation.metric import guardrail_result
 from rluf_assets.evaluation.plan import AbPlan, Margin
@@ -88,6 +92,45 @@ def test_exact_limits_are_the_textbook_ones_and_cover() -> None:
         assert np.mean([e.low <= more <= e.high for e in found]) > 0.93  # type: ignore[operator]
 
 
+def alike(love: int) -> pl.DataFrame:
+    """A dozen users who all come back and all have three conversations; they love far more, or far less."""
+    few = exposures_of(f"arm{love}", 12, seed=1).drop("first_exposed_at")
+    return few.with_columns(
+        arm=pl.lit("x"), replies=pl.lit(400), love=love + 2 * pl.int_range(pl.len()), conversations=pl.lit(3),
+        returned_next_day=pl.lit(True),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("copies", "expected"), [(1, "not shown"), (40, "pass")])
+def test_that_a_dozen_users_do_not_differ_proves_no_guardrail(copies: int, expected: str) -> None:
+    margins = {"next_day_return": Margin(relative=0.05), "conversations_per_user": Margin(relative=0.05)}
+    plan = AbPlan(planned_users=24 * copies, looks=(1.0,), guardrails=margins)
+    many = pl.DataFrame({"nth": range(copies)})
+    arms = {
+        name: alike(love).join(many, how="cross").with_columns(user_id=pl.concat_str("user_id", "nth")).drop("nth")
+        for name, love in (("baseline", 20), ("b", 120))
+    }
+    found = read_out(arms, ReadoutConfig(plan=plan))
+    assert {found.row("b", name)["result"] for name in margins} == {expected}  # type: ignore[index]
+    assert found.row("b", "love_rate")["result"] == "pass"  # type: ignore[index]
+
+
+def test_the_same_users_harmed_more_often_are_not_within_a_share_of_users() -> None:
+    """Six times the thumbs down, by as many users: the share of users with an event does not move."""
+    plan = AbPlan(
+        planned_users=8000, looks=(1.0,), guardrails={"thumbs_down_rate": Margin(relative=0.1, absolute=0.02)}
+    )
+    arms = {n: exposures_of(n, 4000, seed=k) for k, n in enumerate(("baseline", "b"))}
+    calm = read_out(arms, ReadoutConfig(plan=plan)).row("b", "thumbs_down_rate")
+    arms["b"] = arms["b"].with_columns(thumbs_down=6 * pl.col("thumbs_down"))
+    found = read_out(arms, ReadoutConfig(plan=plan)).row("b", "thumbs_down_rate")
+    assert calm is not None and found is not None
+    assert (calm["result"], found["result"], found["share_high"] < 0.02) == ("pass", "fail", True)
+    assert "events" in guardrail_gate("thumbs_down_rate", found).detail
+    sized = {s.metric.name: s for s in sizings(arms["b"], ReadoutConfig(plan=plan))}
+    assert sized["thumbs_down_rate"].drift < 0.02 / math.sqrt(2 * 36 * 0.01), "the plan's size counts them too"
+
+
 bounds = st.tuples(st.floats(-0.5, 0.5), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 0.5))
 
 
@@ -141,6 +184,32 @@ def test_goals_are_corrected_by_holm_and_guardrails_are_not() -> None:
     assert goal_results([goal("a", -2.1)], plan) == [Result.FAIL], "harm is not corrected"
 
 
+def row_of(metric: str, result: str | None, **more: object) -> dict:
+    figures = {"lift": 0.1, "plan_low": 0.05, "plan_high": 0.2, "mde": 0.1, "shrunk_lift": 0.08, "look": 0}
+    return {**goal("b", 3.0), **figures, "metric": metric, "result": result, **more}
+
+
+def test_a_goal_that_nobody_measured_may_have_fallen() -> None:
+    plan = AbPlan(goals=("love_rate", "copy_rate"), looks=(1.0,), guardrails={})
+    config, risen = ReleaseConfig(plan=plan), row_of("love_rate", "pass")
+    assert goal_gate([risen, row_of("copy_rate", "fail")], config).result is Result.FAIL
+    assert goal_gate([risen, row_of("copy_rate", "not shown")], config).result is Result.PASS
+    absent = goal_gate([risen], config)
+    assert (absent.result, "Copy rate is not measured" in absent.detail) == (Result.NOT_MEASURED, True)
+    excused = ReleaseConfig(plan=plan.model_copy(update={"excused": ("copy_rate",)}))
+    assert goal_gate([risen], excused).result is Result.PASS
+    assert goal_gate([row_of("love_rate", None), row_of("copy_rate", None)], config).result is Result.NOT_SHOWN
+
+
+def test_of_a_goal_that_should_fall_the_larger_fall_is_the_larger_gain() -> None:
+    config = ReleaseConfig(plan=AbPlan(goals=("regenerate_rate",), looks=(1.0,), guardrails={}))
+    gains = [
+        goal_gate([row_of("regenerate_rate", "pass", better="lower", shrunk_lift=lift)], config).figures["gain"]
+        for lift in (-0.2, -0.1)
+    ]
+    assert gains == [0.2, 0.1]
+
+
 def test_looks_are_the_plans_and_between_them_only_the_always_valid_interval_counts() -> None:
     plan = AbPlan(planned_users=10_000, looks=(0.5, 1.0), guardrails={})
     assert [plan.look(n) for n in (4999, 5000, 5300, 5400, 9999, 10_000, 10_300, 10_301)] == [
@@ -166,6 +235,11 @@ def test_a_plan_is_whole_or_refused_and_its_hash_is_its_contents() -> None:
         AbPlan(goals=("love_rate",), guardrails={"love_rate": Margin(relative=0.1)})
     with pytest.raises(ValueError, match="expected the last one at 1"):
         AbPlan(looks=(0.5, 0.9))
+    for wrong in ({"looks": (math.nan, 1.0)}, {"planned_shares": {"b": math.inf}}, {"goals": ("love_rate",) * 2}):
+        with pytest.raises(ValueError, match=r"expected|finite"):
+            AbPlan.model_validate(wrong)
+    with pytest.raises(ValueError, match="finite"):
+        Margin(relative=math.inf)
     with pytest.raises(ValueError, match="write them into ab_plan"):
         ReadoutConfig(metrics=(Metric(name="a", numerator="a", denominator="replies", role="goal"),))
 

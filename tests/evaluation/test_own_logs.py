@@ -13,6 +13,7 @@ from rluf_assets.evaluation.config import ReadoutConfig
 from rluf_assets.evaluation.joint_power import joint_power, size_table, sizings
 from rluf_assets.evaluation.own_logs import aa_test, days_needed, users_of_logs
 from rluf_assets.evaluation.plan import AbPlan, Margin
+from rluf_assets.feedback.config import AdversarialConfig
 from tests.evaluation.world import exposures_of
 
 PLAN = AbPlan(
@@ -43,9 +44,10 @@ def test_users_of_the_last_days_with_what_they_did_before() -> None:
     found = users_of_logs(logs(), 5)
     assert found["user_id"].to_list() == ["both", "new"]
     assert found.select("replies", "conversations", "love", "pre_replies", "pre_loves").rows() == [
-        (2, 1, 1, 1, 0), (2, 2, 1, 0, 0),
+        (1, 1, 1, 1, 0), (2, 2, 1, 0, 0),
     ]  # fmt: skip
     assert found["returned_next_day"].to_list() == [False, True]
+    assert found["replies"][0] == 1, "of a reply whose label is not known nobody knows that it was not loved"
     assert found.select("pre_conversations", "pre_days").rows() == [(1, 1), (0, 0)]
     named = logs().with_row_index("message_id")
     scores = pl.DataFrame(
@@ -59,8 +61,33 @@ def test_users_of_the_last_days_with_what_they_did_before() -> None:
     assert not users_of_logs(named, 5, elsewhere)["pre_p_love"].sum(), (
         "the same id in another conversation is another reply"
     )
-    with pytest.raises(DataError, match="a user, a day and a labelled signal"):
+    with pytest.raises(DataError, match="a user, a day and a known label"):
         users_of_logs(logs().filter(pl.lit(False)), 5)
+
+
+def test_users_who_judge_nearly_everything_are_no_evidence_of_what_users_do() -> None:
+    shown = logs().collect()
+    bot = pl.concat([shown.tail(1).with_columns(user_id=pl.lit("bot"))] * 30)
+    both = pl.concat([shown, bot]).lazy()
+    assert "bot" in users_of_logs(both, 5)["user_id"].to_list()
+    found = users_of_logs(both, 5, signal="love", adversarial=AdversarialConfig())
+    assert found.equals(users_of_logs(logs(), 5))
+    with pytest.raises(DataError, match="a known label of 'thumbs_up'"):
+        users_of_logs(both, 5, signal="thumbs_up")
+
+
+def test_what_does_not_vary_sizes_nothing_and_uneven_arms_take_more_users() -> None:
+    users = exposures_of("a", 2000, seed=1).drop("arm")
+    plan = PLAN.model_copy(update={"guardrails": {"next_day_return": Margin(relative=0.1)}})
+    same = sizings(users.with_columns(returned_next_day=pl.lit(True)), ReadoutConfig(plan=plan))
+    assert {s.metric.name for s in same} == {"love_rate"} and joint_power(same, plan) > 0
+    assert sizings(users.head(1), ReadoutConfig(plan=plan)) == []
+    uneven = plan.model_copy(update={"planned_shares": {"baseline": 0.99, "b": 0.01}})
+    needed = [
+        size_table(sizings(users, ReadoutConfig(plan=p)), p).filter(metric="love_rate")["users_needed"][0]
+        for p in (plan, uneven)
+    ]
+    assert needed[1] == pytest.approx(needed[0] / (4 * 0.99 * 0.01), rel=0.01)
 
 
 def test_days_until_enough_users_have_come() -> None:

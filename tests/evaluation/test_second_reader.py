@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from rluf_assets.evaluation.off_policy_rows import (
     table_of,
 )
 from rluf_assets.evaluation.second_reader import off_policy_gate, second_reader
+from rluf_assets.feedback.config import AdversarialConfig
 from rluf_assets.jobs import off_policy_evaluation
 from rluf_assets.jobs.runner import run_job
 
@@ -47,6 +49,7 @@ def _replies(count: int = 4000, seed: int = 0) -> pl.DataFrame:
             "user_id": [f"u{n}" for n in user],
             "policy_version": "v1", "experiment_arm": np.array(["a", "b"])[arm], "use_case": "chat",
             "label_love": love.astype(np.int8),
+            "created_at": datetime(2026, 1, 1, tzinfo=UTC),
             "assignment_probability": 0.5, "reply_logprob": np.log([0.5, 0.3, 0.2])[reply], "reply": reply,
         }
     )  # fmt: skip
@@ -92,6 +95,22 @@ def test_candidates_and_arms_are_read_with_their_change() -> None:
     assert arms["b"]["rate"] == pytest.approx(2 * arms["a"]["rate"], rel=0.25)
     table = table_of([*found, *arms.values()])
     assert table.filter(pl.col("result") == ESTIMATE)["rate_ci_low"].null_count() == 0
+
+
+def test_users_who_judge_nearly_everything_are_in_no_arm() -> None:
+    replies = _replies()
+    bot = replies.head(200).with_columns(
+        user_id=pl.lit("u1"), experiment_arm=pl.lit("b"), label_love=pl.lit(1, pl.Int8)
+    )
+    spoilt = pl.concat([replies, bot.with_columns(conversation_id=pl.lit("bot"))])
+    found = {row["name"]: row for row in arms_table(spoilt.lazy(), _scored(replies), CONFIG)}
+    clean = replies.filter(pl.col("user_id") != "u1")
+    assert [found[arm]["rate"] for arm in "ab"] == [
+        row["rate"] for row in arms_table(clean.lazy(), _scored(replies), CONFIG)
+    ]
+    off = CONFIG.model_copy(update={"adversarial": AdversarialConfig(enabled=False)})
+    kept = {row["name"]: row for row in arms_table(spoilt.lazy(), _scored(replies), off)}
+    assert kept["b"]["result"] != ESTIMATE or kept["b"]["rate"] > found["b"]["rate"]
 
 
 def test_ids_that_every_conversation_uses_again_change_nothing() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import numpy as np
 import polars as pl
 import pytest
@@ -172,3 +174,36 @@ def test_the_page_draws_use_cases_days_and_power() -> None:
     power = [float(row[1].rstrip("%")) for row in plots["power"].rows]
     assert power == sorted(power)
     assert readout_plots(found, colours(["b"]), "b") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"love": pl.lit(float("nan"))}, r"counts in \['love'\]"),
+        ({"love": pl.lit("x")}, "expected numbers"),
+        ({"reply_id": pl.lit(None, pl.String)}, "without user_id or reply_id"),
+        ({"day": pl.lit(None, pl.Int64)}, "rows without a day"),
+        ({"day": pl.lit("monday")}, "expected dates"),
+    ],
+)
+def test_exposed_replies_that_cannot_be_read_are_refused(change: dict[str, pl.Expr], message: str) -> None:
+    """Else their clustered variance would be none, and that of independent users would stand for it."""
+    shown = {n: arm_of(n, np.random.default_rng(k), users=60) for k, n in enumerate(("baseline", "b"))}
+    logs = {n: log for n, (_, log) in shown.items()}
+    with pytest.raises(DataError, match=message):
+        read_out(
+            {n: users for n, (users, _) in shown.items()}, ReadoutConfig(),
+            replies={**logs, "b": logs["b"].with_columns(**change)},
+        )  # fmt: skip
+
+
+def test_days_may_be_dates() -> None:
+    shown = {n: arm_of(n, np.random.default_rng(k), users=60) for k, n in enumerate(("baseline", "b"))}
+    users = {n: exposed for n, (exposed, _) in shown.items()}
+    # Everybody was shown something on the first day, so that days since then are the same.
+    logs = {
+        n: log.with_columns(day=pl.col("day") - pl.col("day").min().over("user_id")) for n, (_, log) in shown.items()
+    }
+    dated = {n: f.with_columns(day=pl.lit(date(2026, 1, 1)) + pl.duration(days="day")) for n, f in logs.items()}
+    one, other = (read_out(users, ReadoutConfig(), replies=given) for given in (logs, dated))
+    assert one.days.equals(other.days) and one.days.height
