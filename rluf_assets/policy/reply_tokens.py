@@ -40,7 +40,8 @@ class ReplyTokens:
     def of(cls, ends: Iterable[int], encoder: PromptEncoder, vocabulary: int, name: str) -> ReplyTokens:
         """Those of a model with so many rows in its vocabulary.
 
-        Raises ConfigError where nothing ends a reply, or where its template leaves control tokens to the reply.
+        Raises ConfigError where nothing ends a reply, or where its template renders no prompt or leaves control tokens to
+        the reply.
         """
         ends = frozenset(ends)
         outside = sorted(i for i in ends if not 0 <= i < vocabulary)
@@ -49,7 +50,11 @@ class ReplyTokens:
                 f"{name}: end tokens {outside or 'none'}, expected ids below {vocabulary}, of generation_config.json, of the "
                 "tokenizer's eos_token or of the chat template. Set eos_token_id in generation_config.json."
             )
-        if left := left_to_reply(encoder.chat, set(encoder.tokenizer.convert_ids_to_tokens(sorted(ends)))):
+        try:
+            left = left_to_reply(encoder.chat, set(encoder.tokenizer.convert_ids_to_tokens(sorted(ends))))
+        except DataError as error:
+            raise ConfigError(f"{name}: {error}") from error
+        if left:
             raise ConfigError(
                 f"{name}: the chat template {left}. No reply here holds a control token or a thought, so this model would "
                 "not come to its answer. Copy the folder and let its template write that where add_generation_prompt is "
@@ -83,11 +88,15 @@ def all_end_ids(
 ) -> frozenset[int]:
     """Those that a model's generation settings name, the tokenizer's own, and the one that ends a turn in its template.
 
-    Generation settings that name none (they may say a temperature alone) leave it to the model's config.
+    Generation settings that name none (they may say a temperature alone) leave it to the model's config. What a config says
+    because its class does (2 in every Llama) counts where it is a control token: in another vocabulary it is some word.
     """
-    named = [getattr(where, "eos_token_id", None) for where in (generation, config, config.get_text_config())]
-    found = next((ids for ids in named if ids is not None), ())
-    ids = {found} if isinstance(found, int) else set(found)
+    configs = (config, config.get_text_config())
+    of_class = set().union(*(_ids(type(one)) for one in configs)) - encoder.chat.control_ids
+    named = [_ids(one) - of_class for one in configs]
+    if generation is not None:
+        named.insert(0, _ids(generation) - (of_class if generation._from_model_config else set()))
+    ids = next((found for found in named if found), set())
     if encoder.tokenizer.eos_token_id is not None:
         ids.add(encoder.tokenizer.eos_token_id)
     if encoder.chat.turn_end is not None:
@@ -95,13 +104,22 @@ def all_end_ids(
     return frozenset(ids)
 
 
+def _ids(where: object) -> set[int]:
+    found = getattr(where, "eos_token_id", None)
+    return set() if found is None else {found} if isinstance(found, int) else set(found)
+
+
 def left_to_reply(chat: ChatTokens, ends: Collection[str]) -> str | None:
-    """What a template leaves to the reply although no reply may hold it, in words; None where it leaves nothing."""
+    """What a template leaves to the reply although no reply may hold it, in words; None where it leaves nothing.
+
+    Raises DataError where it refuses a user's message both alone and after a system message.
+    """
     question, answer = Message(role="user", content=_ASKED), Message(role="assistant", content=_ANSWERED)
     try:
-        written = chat.render([question], generate=True).rpartition(_ASKED)[2]
+        prompt = chat.render([question], generate=True)
     except DataError:
-        return None  # it refuses such a prompt, and says so where one is sampled from
+        prompt = chat.render([Message(role="system", content="a"), question], generate=True)
+    written = prompt.rpartition(_ASKED)[2]
     shown, control, added = chat.readable(written), chat.control_in(written), chat.tokenizer.get_added_vocab()
     for token in (*control, *_THOUGHT.findall(shown)):
         closing = sorted(_closing(token), key=lambda closer: closer not in added)

@@ -34,10 +34,10 @@ from rluf_assets.policy.conversations import Example, encode
 from rluf_assets.policy.decoding import _choose
 from rluf_assets.policy.engine import Completion, TransformersEngine
 from rluf_assets.policy.prompts import PromptEncoder
-from rluf_assets.policy.reply_tokens import ReplyTokens, end_ids
+from rluf_assets.policy.reply_tokens import ReplyTokens, all_end_ids, end_ids
 from tests.policy.conftest import user
 from tests.rewards.conftest import make_tokenizer
-from tests.rewards.test_chat_tokens import byte_level, wrapped
+from tests.rewards.test_chat_tokens import CHATML, byte_level, wrapped
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2,
@@ -199,6 +199,17 @@ def test_ends_that_stand_in_the_models_config_alone_are_kept(tmp_path: Path) -> 
     assert {7, 9} < TransformersEngine(out).end_ids
 
 
+def test_an_end_that_only_a_class_of_configs_names_is_no_end_where_it_is_a_word() -> None:
+    """2 in every Llama: a vocabulary of one's own has some word there, and each reply would end with it."""
+    config = LlamaConfig(**{**SHAPE, "eos_token_id": 2})
+    ours = wrapped(byte_level(), CHATML, ("<|im_start|>", "<|im_end|>"))
+    encoder = PromptEncoder(ours)
+    told = all_end_ids(GenerationConfig(eos_token_id=2), config, encoder)
+    guessed = all_end_ids(GenerationConfig.from_model_config(config), config, encoder)
+    assert 2 not in encoder.chat.control_ids
+    assert told == guessed | {2} and guessed == {ours.convert_tokens_to_ids("<|im_end|>")}
+
+
 def test_a_checkpoint_taken_over_is_the_same_bytes_again_its_new_tokens_too(tmp_path: Path) -> None:
     tokenizer = wrapped(byte_level(), None, (), eos_token="<eos>")
     base = save(LlamaConfig(**SHAPE), tmp_path / "base", tokenizer=tokenizer, eos_token_id=1)
@@ -260,9 +271,15 @@ def test_a_model_that_nothing_ends_or_an_end_beyond_its_vocabulary_is_refused(tm
 def test_a_template_that_refuses_a_prompt_is_named(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('no chats today') }}"
-    engine = TransformersEngine(save(LlamaConfig(**SHAPE), tmp_path, tokenizer=tokenizer, eos_token_id=1))
-    with pytest.raises(DataError, match="no chats today"):
-        engine.sample([user("hi")], n=1, max_new_tokens=4, seed=0)
+    folder = save(LlamaConfig(**SHAPE), tmp_path / "base", tokenizer=tokenizer, eos_token_id=1)
+    for use in (TransformersEngine, lambda folder: take_over(folder, tmp_path / "out")):
+        with pytest.raises(ConfigError, match=r"base: .*no chats today"):
+            use(folder)
+    refuses = "{% if m.role == 'system' %}{{ raise_exception('no orders') }}{% endif %}"
+    tokenizer.chat_template = f"{{% for m in messages %}}{refuses}[{{{{ m.content }}}}]{{% endfor %}}"
+    engine = TransformersEngine(save(LlamaConfig(**SHAPE), tmp_path / "chat", tokenizer=tokenizer, eos_token_id=1))
+    with pytest.raises(DataError, match="no orders"):
+        engine.sample([[{"role": "system", "content": "go"}, *user("hi")]], n=1, max_new_tokens=4, seed=0)
 
 
 def test_control_tokens_and_rows_without_a_token_are_never_sampled(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ NOTHING = {
     "chatml": CHATML, "llama2": LLAMA2, "llama3": LLAMA3, "mistral": MISTRAL, "gemma": GEMMA, "phi3": PHI3, "gemma4": GEMMA4,
     "told not to think": HYBRID, "a thought that is over": begins("<think>\n\n</think>\n\n"),
     "over in its turns too": begins("<think></think>", "<think></think>"), "over from the start": begins("</think>"),
-    "a mark": begins("<bot>: "), "refuses": "{{ raise_exception('no') }}",
+    "a mark": begins("<bot>: "), "wants a system message": "{{ messages[1].role and '' }}" + CHATML,
 }  # fmt: skip
 
 
