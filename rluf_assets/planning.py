@@ -355,7 +355,7 @@ def assumptions(profile: Profile) -> list[str]:
     plan = profile.plan
     shapes = {"policy": policy_shape(profile), **{role: role_shape(profile, role) for role in ROLES}}
     return [
-        *[f"{role}: {shape.parameters / 1e9:.3g} billion parameters" for role, shape in shapes.items()],
+        *[f"{role}: {shape.parameters / 1e6:,.4g} million parameters" for role, shape in shapes.items()],
         "shapes and dtypes of models given by path are read in their folders; of those that are not on this machine "
         "plan.models says the shape, and the dtype counts as float32",
         f"GPU: {plan.gpu.name}, {plan.gpu.memory_gb:g} GiB, {plan.gpu.tflops:g} TFLOP/s dense bf16, "

@@ -265,7 +265,8 @@ def room(folder: str, max_positions: int, max_new_tokens: int) -> int:
     left = max_positions - max_new_tokens
     if left < 1:
         raise ConfigError(
-            f"{folder}: {max_new_tokens} new tokens leave no room for a prompt in {max_positions} positions."
+            f"{folder}: {max_new_tokens} new tokens leave no room for a prompt in {max_positions} positions. Lower "
+            "max_new_tokens, or take a base that knows more."
         )
     return left
 

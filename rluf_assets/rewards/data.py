@@ -192,7 +192,7 @@ def groups_of(frame: pl.DataFrame) -> pl.Series:
 
 def grouped_by(frame: pl.DataFrame) -> dict[str, int]:
     """How many rows `groups_of` takes by each key."""
-    left, counts = pl.lit(True), {}
+    left, counts = pl.int_range(pl.len()) >= 0, {}
     for name in (*GROUPS, "first message"):
         known = pl.col(name).is_not_null() if name in frame.columns else pl.lit(name == "first message")
         counts[name] = int(frame.select((left & known).sum()).item()) if len(frame) else 0
@@ -326,7 +326,8 @@ def _with_prompt(frame: pl.DataFrame, aside: SetAside) -> pl.DataFrame:
 
 def _label(frame: pl.DataFrame, name: str) -> pl.Expr:
     if not (frame.schema["label"].is_numeric() or frame.schema["label"] in (pl.Boolean, pl.Null)):
-        raise DataError(f"{name}: column label is {frame.schema['label']}, expected true/false or 0/1.")
+        found = f"{frame.schema['label']}, such as {frame['label'].drop_nulls().head(1).to_list()}"
+        raise DataError(f"{name}: column label is {found}, expected true/false or 0/1. Write it so.")
     return pl.col("label").cast(pl.Float64)
 
 

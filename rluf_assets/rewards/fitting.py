@@ -35,8 +35,11 @@ def encode_rows(
     columns = ("completion",) if config.objective == "bce" else ("chosen", "rejected")
     try:
         encoded = _encode(rows, columns, encoder)
-    except DataError:  # the model's own template raises, for the order of roles say: for which rows?
-        rows = aside.drop(rows, _refused(rows, columns, encoder), "refused_by_template")
+    except DataError as error:  # the model's own template raises, for the order of roles say: for which rows?
+        refused = _refused(rows, columns, encoder)
+        if refused.all():
+            raise DataError(f"{aside.name}, every row: {error}") from error
+        rows = aside.drop(rows, refused, "refused_by_template")
         aside.check()
         encoded = _encode(rows, columns, encoder)
     too_long = np.any([e.too_long for e in encoded], axis=0)

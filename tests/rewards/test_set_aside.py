@@ -224,6 +224,16 @@ def test_rows_that_the_models_template_refuses_are_set_aside_alone():
     rows, _, _ = encode_rows(data.labelled_rows(frame, "train", config, aside), Encoder(tokenizer, 128), config, aside)
     assert aside.rows == {17: "refused_by_template"}
     assert len(rows) == 59
+    tokenizer.chat_template = tokenizer.chat_template.replace("endfor", "endfr")
+    rows = data.labelled_rows(frame, "train", config, data.new_aside(frame, "train", config))
+    with pytest.raises(DataError, match=r"train, every row: .*unknown tag 'endfr'"):
+        encode_rows(rows, Encoder(tokenizer, 128), config, data.new_aside(frame, "train", config))
+
+
+def test_rows_that_name_neither_user_nor_conversation_are_counted_by_their_first_message():
+    frame = labelled_frame(60).select("prompt", "completion", "label")
+    assert data.grouped_by(frame) == {"first message": 60}
+    assert data.grouped_by(frame.with_columns(user_id=pl.lit("u"))) == {"user_id": 60}
 
 
 @pytest.mark.parametrize("users", ["all null", "some null", "no conversations either"])
