@@ -38,7 +38,7 @@ class Corpus(_Frozen):
 class BasePolicyConfig(_Frozen):
     """A small Llama-architecture policy trained on the logs, or a checkpoint given by path."""
 
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
 
     checkpoint: str | None = Field(
         None, description="folder of a causal LM to take as it is, or `package:folder`; nothing is trained then"
@@ -114,7 +114,7 @@ class VllmConfig(_Frozen):
 class OptimisationConfig(_Frozen):
     """One candidate: which optimiser, which objectives with which weights, under which constraints."""
 
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
 
     optimiser: Optimiser = "crraft"
     weights: Weights = Field(default_factory=dict, description="weight of each objective in r = sum of w_k z_k")
@@ -208,7 +208,7 @@ class OptimisationConfig(_Frozen):
 class EvaluationConfig(_Frozen):
     """Sampling and scoring one candidate on the fixed evaluation prompts."""
 
-    version: ClassVar[str] = "4"
+    version: ClassVar[str] = "5"
 
     completions_per_prompt: Annotated[int, Field(ge=1, le=64)] = 2
     max_prompts: Positive | None = Field(None, description="None: all evaluation prompts")
