@@ -11,7 +11,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from rluf_assets.feedback.values import REFUSAL, ROLE_NAMES
+from rluf_assets.feedback.values import REFUSAL, ROLE_NAMES, TEXT_PARTS
 
 Message = dict[str, str]
 
@@ -67,7 +67,7 @@ def text_of(content: Any) -> str | None:
         kind = content.get("type", "text")
         if kind == REFUSAL:
             return text_of(content.get(REFUSAL, content.get("content")))
-        return text_of(content.get("content", content.get("text"))) if kind in ("text", "output_text") else None
+        return text_of(content.get("content", content.get("text"))) if kind in TEXT_PARTS else None
     if isinstance(content, list):
         texts = [text for part in content if (text := text_of(part))]
         return "".join(texts) if texts else None

@@ -54,7 +54,7 @@ class MessagesLayout(_Config):
     columns: dict[str, str] = Field({}, description="canonical column -> column of the source, where names differ")
     messages: tuple[str, ...] = Field(("messages", "conversations"), description="first of these that is there")
     role: tuple[str, ...] = ("role", "from")
-    content: tuple[str, ...] = ("content", "value")
+    content: tuple[str, ...] = ("content", "value", "parts")
     roles: dict[str, str] = {"human": "user", "gpt": "assistant", "bing": "assistant", "chatgpt": "assistant"}
     marks: str = Field("marks", description="field of a message: {signal: 0|1}")
     reactions: str = Field("reactions", description="field of a message: [{signal, value?, user_id?, reacted_at?}]")

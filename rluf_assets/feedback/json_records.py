@@ -125,6 +125,8 @@ def _by_document(text: str, name: str) -> Iterator[tuple[Any, int]]:
             where = f"{name}, line {line + text.count(chr(10), at, broken) + 1}"
             shown = text[max(at, broken - _SHOWN // 2) : broken + _SHOWN // 2]
             remedy = "The file is cut: fetch or export it again." if broken >= end - 1 else "Mend the file there."
+            if str(error).startswith("Unterminated string"):
+                remedy = "The file is cut, or this string never ends: fetch or export it again, or mend it there."
             raise DataError(f"{where}: cannot be read as JSON ({error}): {shown!r}. {remedy}") from error
         yield value, line + 1
         line, at = line + text.count("\n", at, stop), stop

@@ -43,7 +43,7 @@ class Thread:
         at = self._place(turn, _past(turn))
         if turn.question is not None:
             at = self._replied(at)
-            asked = self._child(at, "user", turn.question) if self._histories else None
+            asked = self._child(at, "user", turn.question) if self._histories else self._unanswered(at, turn.question)
             at = self._add(turn, turn.messages[turn.asked or 0], at, "user") if asked is None else asked
         self._last = self._add(turn, {"role": "assistant", "content": turn.reply or ""}, at, None)
         if not turn.reply:  # it failed: what comes next follows the question
@@ -95,6 +95,11 @@ class Thread:
     def _child(self, at: int, role: str, content: str) -> int | None:
         wanted = _key({"role": role, "content": content})
         return next((one for one in self._below.get(at, []) if _key(self.rows[one]) == wanted), None)
+
+    def _unanswered(self, at: int, question: str) -> int | None:
+        """The question just asked, where it is asked again after a call that gave no text (it failed, or called a tool)."""
+        same = at != _ROOT and _key(self.rows[at]) == _key({"role": "user", "content": question})
+        return at if same else None
 
     def _add(self, turn: Turn, message: Message, up: int, name: str | None) -> int:
         """A new message: the reply (`name` None), its question, or one of the history before, not offered for reactions."""

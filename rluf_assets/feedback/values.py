@@ -37,7 +37,7 @@ _MAIL = ("%a, %d %b %Y %H:%M:%S %z", "%d %b %Y %H:%M:%S %z")
 _NUMBER = r"^[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$"
 _YES, _NO = ["true", "t", "yes", "y", "on"], ["false", "f", "no", "n", "off"]
 # Kinds of the typed parts that a message's content may be a list of.
-_TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 _OTHER_PARTS = re.compile(
     r"image|audio|video|file|document|tool|function|thinking|reasoning|search|citation|media|artifact|resource"
 )
@@ -185,7 +185,7 @@ def text_of_parts(value: Any) -> str | None:
 
 
 def _text_of_part(part: dict[str, Any]) -> str | None:
-    if not isinstance(part, dict) or part.get("type", "text") not in _TEXT_PARTS:
+    if not isinstance(part, dict) or part.get("type", "text") not in TEXT_PARTS:
         return None
     text = part.get("text", part.get(REFUSAL, part.get("content")))
     text = text.get("value") if isinstance(text, dict) else text  # OpenAI's threads
@@ -193,13 +193,15 @@ def _text_of_part(part: dict[str, Any]) -> str | None:
 
 
 def _is_parts(value: Any) -> bool:
+    """Whether these are typed parts: each says its kind, and one of the kinds is known (tools invent their own beside)."""
     parts = value if isinstance(value, list) else [value]
-    return bool(parts) and all(isinstance(part, dict) and _is_typed(part) for part in parts)
+    named = all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in parts)
+    return named and any(_is_typed(part) for part in parts)
 
 
 def _is_typed(part: dict[str, Any]) -> bool:
     kind = part.get("type")
-    return isinstance(kind, str) and (kind in _TEXT_PARTS or _OTHER_PARTS.search(kind) is not None)
+    return isinstance(kind, str) and (kind in TEXT_PARTS or _OTHER_PARTS.search(kind) is not None)
 
 
 def _text_of_parts(texts: pl.Series) -> pl.Series:

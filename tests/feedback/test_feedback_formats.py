@@ -225,3 +225,16 @@ def test_a_refusal_is_the_text_of_its_reply(tmp_path: Path, said: dict[str, Any]
         log.write_text("".join(json.dumps(record) + "\n" for record in records))
         rows = read_table(IngestConfig(format=name, table="messages", source=str(log))).collect()
         assert rows.filter(role="assistant")["content"].to_list() == ["I can't."], name
+
+
+def test_parts_of_a_kind_that_nobody_knows_are_no_text_beside_those_that_are(tmp_path: Path) -> None:
+    said = [
+        ("user", [{"type": "text", "text": "q"}]),
+        ("assistant", [{"type": "step-start"}, {"type": "text", "text": "a"}]),
+    ]
+    log = tmp_path / "m.json"
+    log.write_text(
+        json.dumps([{"id": "c", "user": "u", "messages": [{"role": who, "parts": what} for who, what in said]}])
+    )
+    rows = read_table(IngestConfig(format="messages", table="messages", source=str(log))).collect()
+    assert rows["content"].to_list() == ["q", "a"]

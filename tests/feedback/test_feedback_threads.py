@@ -358,3 +358,24 @@ def test_inputs_and_outputs_that_were_encoded_twice_are_read(tmp_path: Path) -> 
     quoted = _call(1, [], '"A fool" is by Berlin.', input='"Who wrote it?"', sessionId="s2")
     rows = read("langfuse", "messages", _log(tmp_path / "o.jsonl", {**call, **twice}, quoted))
     assert rows["content"].to_list() == ["q", "a", '"Who wrote it?"', '"A fool" is by Berlin.']
+
+
+def test_a_question_that_a_call_of_a_tool_or_a_failure_left_open_is_asked_once(tmp_path: Path) -> None:
+    tool = {"role": "assistant", "content": None, "tool_calls": [{"id": "x"}]}
+    calls = [
+        _call(0, _said("q"), None, output=tool),
+        _call(1, [*_said("q"), tool, {"role": "tool", "content": "3"}], "a"),
+    ]
+    rows = read("langfuse", "messages", _log(tmp_path / "o.jsonl", *calls))
+    assert [(row["role"], row["content"]) for row in rows.to_dicts() if row["content"]] == [
+        ("user", "q"),
+        ("assistant", "a"),
+    ]
+
+
+def test_input_in_typed_parts_is_a_question(tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": [{"type": "input_text", "text": "q"}]}]
+    answered = [{"type": "reasoning", "summary": []},
+                {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a"}]}]  # fmt: skip
+    rows = read("langfuse", "messages", _log(tmp_path / "o.jsonl", _call(0, asked, None, output=answered)))
+    assert rows.select("role", "content").rows() == [("user", "q"), ("assistant", "a")]
