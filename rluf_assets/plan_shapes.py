@@ -90,18 +90,17 @@ def checkpoint_width(folder: str) -> int:
 def _shape(folder: str, setting: str, told: ModelShape | None, role: str) -> ModelShape:
     """Raises ConfigError where neither the folder nor the plan says a shape."""
     settings = _settings(folder)
-    found = {name: next((settings[n] for n in names if settings.get(n)), None) for name, names in NAMES.items()}
-    if None in found.values():
+    found = {name: int(settings[n]) for name, names in NAMES.items() for n in reversed(names) if settings.get(n)}
+    if missing := sorted(NAMES.keys() - found.keys()):
         if told is not None:
             return told
-        missing = sorted(name for name, value in found.items() if value is None)
         raise ConfigError(
             f"{setting} {folder}: "
             + (f"its config.json does not say {missing}" if settings else "no config.json there")
             + f"; a plan needs the model's shape. Set plan.models.{role} in rluf.yaml, or plan where the folder is."
         )
     parameters, _, head = _stored(folder)
-    heads, hidden = int(found["heads"]), int(found["hidden_size"])
+    heads, hidden = found["heads"], found["hidden_size"]
     shape = ModelShape(
         **found,
         intermediate_size=settings.get("intermediate_size") or settings.get("n_inner") or 4 * hidden,
