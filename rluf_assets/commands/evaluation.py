@@ -64,7 +64,14 @@ def power(home: Home = DEFAULT_HOME) -> None:
             f"power at the planned {plan.planned_users:,}: {percent(row['power'])}"
         )
     together = joint_power(found, plan)
-    typer.echo(f"All of these together, at the planned looks: {percent(together)} (asked: {percent(plan.power)}).")
+    typer.echo(
+        f"A goal and every guardrail together, at the planned looks: {percent(together)} (asked: {percent(plan.power)})."
+    )
+    if together < plan.power:
+        typer.echo(
+            "Too little: raise ab_plan.planned_users and planned_days, ask for a larger minimum_detectable_effect, or tolerate "
+            "more in the margins, before users meet a candidate."
+        )
     days = days_needed(users["first_day"], plan.planned_users, plan.planned_days)
     when = "more days than can be told" if days is None else f"{days:,.0f} days"
     typer.echo(f"{number(plan.planned_users)} users come in {when}; the plan says {plan.planned_days}.")
@@ -102,7 +109,10 @@ def aa_test_command(
         if row["keeps"] is None:
             typer.echo(f"  {row['metric']}: not measured, an arm had no event")
             continue
-        said = "keeps it" if row["keeps"] else "DOES NOT keep it: its intervals are too narrow on these logs"
+        said = "DOES NOT keep it: its intervals are too narrow on these logs"
+        if row["keeps"]:
+            told = row["high"] <= 2 * (1 - config.confidence)
+            said = "keeps it" if told else "no sign of more, but too few runs to tell: raise --runs"
         typer.echo(
             f"  {row['metric']}: {percent(row['share'])} ({percent(row['low'])} to {percent(row['high'])}), {said}"
         )
