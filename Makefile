@@ -69,7 +69,7 @@ coverage: install  ## what of the code the fast tier runs, its own processes inc
 	$(BIN)/python -m coverage html -q
 
 test-all: encoder  ## what `make test` leaves out: browser, kills, two ranks, real logs, schedulers where there are any
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 cluster-up: install  ## a Slurm (Debian packages, as root) and a Ray, two nodes each on this machine, for trying and testing
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ray]'

@@ -18,6 +18,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+# Files of few but long tests: begun last, they would leave one of two workers idle for minutes.
+LONGEST = (
+    "tests/loop/test_update",
+    "tests/faults/test_automation",
+    "tests/launchers/test_ray",
+    "tests/launchers/test_slurm",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(
+        key=lambda item: next((n for n, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST))
+    )
+
+
 def run_rluf(
     *arguments: str, env: dict[str, str] | None = None, timeout_s: float = 900
 ) -> subprocess.CompletedProcess[str]:
