@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def run_rluf(
-    *arguments: str, env: dict[str, str] | None = None, timeout_s: float = 900
+    *arguments: str, env: dict[str, str] | None = None, timeout_s: float = 1800
 ) -> subprocess.CompletedProcess[str]:
     """`rluf ...` as a user runs it, in a process of its own."""
     return subprocess.run(
