@@ -22,6 +22,7 @@ from resources.places import data_folder, locate
 from resources.profiles import SETTINGS_FILE, LoggedSettings, Profile, candidate_config, load_candidates, load_profile
 from rluf_assets.errors import RlufError
 from rluf_assets.feedback.sources import find
+from rluf_assets.policy.config import EvaluationConfig, OptimisationConfig
 from rluf_assets.workbench import REWARDS
 
 PLANES = {
@@ -160,7 +161,7 @@ def _unfit(folder: str, profile: Profile, home: Path) -> str | None:
         from rluf_assets.policy.base import check_checkpoint
 
         candidates = (candidate_config(home, name, profile.crraft_policy) for name in load_candidates(home))
-        uses = (profile.offline_evaluation, *candidates)
+        uses: tuple[EvaluationConfig | OptimisationConfig, ...] = (profile.offline_evaluation, *candidates)
         check_checkpoint(
             folder,
             shares_prompts=any(use.engine == "transformers" for use in uses),

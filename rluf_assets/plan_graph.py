@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 
 from resources.launchers.spec import JobResources
 from resources.profiles import LoggedSettings, Profile
+from rluf_assets.plan_shapes import ROLES
 from rluf_assets.planning import (
-    ROLES,
     Estimate,
     estimate_backtest,
     estimate_base,

@@ -41,7 +41,9 @@ def _speaks_of(report: Artifact, lake: Lake, candidate: str) -> bool:
     inputs = report.manifest.get("spec", {}).get("inputs", {})
     own = [(f"{asset}/{candidate}", asset, candidate) for asset in ("offline_evaluation", "ab_exposures")]
     common = [(asset, asset, None) for asset in ("reward_hacking_audit", "ab_test_readout")]
-    return all(made_from(report, name, lake.current(*of)) for name, *of in (*own, *common) if name in inputs)
+    return all(
+        made_from(report, name, lake.current(asset, of)) for name, asset, of in (*own, *common) if name in inputs
+    )
 
 
 def release_work(lake: Lake, report: Artifact, candidate: str) -> Work:

@@ -131,9 +131,10 @@ def _ratio_p(cells: Iterable[list[int]], planned: list[float]) -> float:
     known = [np.array(c) for c in cells if sum(c) > 0]
     large = [c for c in known if min(c.sum() * share) >= MIN_EXPECTED]
     p = [float(chisquare(c, c.sum() * share).pvalue) for c in large]
-    small = np.sum([c for c in known if min(c.sum() * share) < MIN_EXPECTED], axis=0, dtype=np.int64)
-    if np.ndim(small) and small.sum():
-        p.append(float(binomtest(int(small[0]), int(small.sum()), float(share[0])).pvalue))
+    small = [c for c in known if min(c.sum() * share) < MIN_EXPECTED]
+    if small:
+        first, both = int(sum(c[0] for c in small)), int(sum(c.sum() for c in small))
+        p.append(float(binomtest(first, both, float(share[0])).pvalue))
     return min(1.0, len(p) * min(p)) if p else 1.0
 
 

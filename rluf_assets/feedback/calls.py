@@ -126,7 +126,7 @@ def scored(name: str, value: float | str | None, layout: MessagesLayout, **facts
     if isinstance(value, str) and (rule is None or value in (rule.up, rule.down)):
         return [{**facts, **times, "reaction_id": str(record), "signal": value, "value": 1}]
     if rule is None:
-        set_by_signal = {name: None if value is None else value > 0}
+        set_by_signal = {name: None if value is None else float(value) > 0}
     else:
         value = None if isinstance(value, str) else value
         up = None if value is None else value >= rule.up_from
