@@ -126,6 +126,7 @@ def test_jobs_of_one_process_load_onto_their_own_device_and_wait_for_nobody(
     texts.write_parquet(tmp_path / "launches.parquet")
     moved: list[str] = []
     model = SimpleNamespace(to=lambda where: moved.append(where) or (_ for _ in ()).throw(Loaded))
+    monkeypatch.setattr(base, "check_checkpoint", lambda folder: None)
     monkeypatch.setattr(base, "load_checkpoint", lambda folder: (model, None))
     for job, config in (
         (play_ab_test, {"arm": "x"}), (offline_online_backtest, {}), (train_base_policy, {"checkpoint": "x"}),
