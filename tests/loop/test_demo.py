@@ -69,6 +69,7 @@ def test_page_is_self_contained(tiny_home: Path) -> None:
     assert len(page) < 5_000_000
 
 
+@pytest.mark.slow
 def test_second_run_does_nothing_and_says_the_same(tiny_home: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     shutil.copytree(tiny_home, home)
