@@ -362,7 +362,11 @@ def test_accounting_holds_whatever_is_broken(
     assert ordered.select(
         (pl.col("created_at").diff().over("conversation_id") >= pl.duration()).fill_null(True).all()
     ).item()
-    said = result.messages.filter(pl.col("user_id").is_not_null())
+    # (Where nobody asked there are greetings alone: they are no replies, whoever's id they stand under.)
+    asked = pl.col("conversation_id").is_in(
+        result.messages.filter(pl.col("role") == "user")["conversation_id"].implode()
+    )
+    said = result.messages.filter(pl.col("user_id").is_not_null(), asked)
     assert said.group_by("conversation_id").agg(pl.col("user_id").n_unique())["user_id"].max() in (1, None)
     first = result.messages.filter(pl.col("role") == "user").group_by("conversation_id").agg(
         asked=pl.col("created_at").min()
