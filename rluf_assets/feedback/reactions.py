@@ -77,12 +77,14 @@ def doubts(
     signals = {_folded_text(one): one for one in config.signals}
     meant = _folded(pl.col("signal")).replace_strict(signals, default=None, return_dtype=pl.String)
     known = pl.col("signal").is_in(config.signals)
+    # Without its own id a record may be the last state of any other, which then does not count.
+    of_any = (pl.col("defect") == "scripted_burst") | blank("reaction_id")
     bad = (
         judged.filter(pl.col("defect").is_in([*DOUBTFUL, *_ASTRAY]))
         .with_columns(about=pl.when(known).then("signal").otherwise(meant))
         # Another signal than ours says nothing of ours; one that is missing could have been any.
-        .filter(pl.col("about").is_not_null() | blank("signal"))
-        .with_columns(signal=pl.when(pl.col("defect") != "scripted_burst").then("about"))
+        .filter(pl.col("about").is_not_null() | blank("signal") | blank("reaction_id"))
+        .with_columns(signal=pl.when(~of_any).then("about"))
         .drop("about")
     )
     everywhere = targets.select("conversation_id", "message_id")

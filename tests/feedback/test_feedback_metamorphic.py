@@ -77,9 +77,10 @@ def test_a_defective_reaction_makes_its_own_label_unknown_and_changes_no_other(s
         record = reactions[place]
         worse = [*reactions[:place], *_spoiled(rng, record, replies), *reactions[place + 1 :]]
         found = _labels(_made(messages, worse).replies)
-        # What the record says in any of its states; all, where what it says is lost.
+        # What the record says in any of its states; all, where what it says or whose state it is is lost.
         of_it = [row for row in reactions if row["reaction_id"] == record["reaction_id"]]
-        meant = {row["signal"] for row in of_it} if worse[place]["signal"] else set(SIGNALS)
+        told = worse[place]["signal"] and worse[place]["reaction_id"]
+        meant = {row["signal"] for row in of_it} if told else set(SIGNALS)
         named = {(record["message_id"], signal) for signal in meant}
         allowed = {key: {label, None} if key[1:] in named else {label} for key, label in whole.items()}
         wrong = {key: (whole[key], found[key]) for key in whole if found[key] not in allowed[key]}
