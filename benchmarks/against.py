@@ -41,7 +41,7 @@ def measure() -> dict[str, float]:
         root = Path(folder)
         texts = policy.read_prompts(PROMPTS)
         (root / "policy").mkdir()
-        policy.make_models(root / "policy", texts, 256, 4, 4096)
+        policy.make_models(root / "policy", texts, 256, 4, 512)  # as many ids as tokens, else earlier trees sample none
         phases = iteration(policy, root / "policy", texts)
         found["one CRRAFT iteration"] = phases["processor"]
         for name in ("sample", "score"):
