@@ -66,13 +66,12 @@ def role_shape(profile: Profile, role: str) -> ModelShape:
 
 def trained_shape(config: BasePolicyConfig) -> ModelShape:
     """The shape of the base policy trained on the logs."""
-    heads = config.hidden_size // config.head_dim
     return ModelShape(
         hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size or 8 * config.hidden_size // 3 // 16 * 16,
+        intermediate_size=config.mlp_size,
         layers=config.layers,
-        heads=heads,
-        kv_heads=heads,
+        heads=config.heads,
+        kv_heads=config.heads,
         head_dim=config.head_dim,
         vocab_size=config.vocab_size,
         tied=True,

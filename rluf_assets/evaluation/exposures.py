@@ -57,7 +57,7 @@ def checked(arm: str, frame: pl.DataFrame, config: ReadoutConfig) -> pl.DataFram
             f"{where}: found {twice} rows that stand more than once, expected one row per user, or per user and use case. "
             "Check the export: their counts would be added up."
         )
-    return frame.with_columns(*_flag(where, frame), *_first_day(where, frame))
+    return frame.with_columns(*flags(where, frame), *_first_day(where, frame))
 
 
 def counted(config: ReadoutConfig) -> set[str]:
@@ -73,8 +73,8 @@ def user_ids(where: str, frame: pl.DataFrame) -> pl.Expr:
     return pl.col("user_id").cast(pl.String)
 
 
-def _flag(where: str, frame: pl.DataFrame) -> list[pl.Expr]:
-    """`adversarial` as true or false."""
+def flags(where: str, frame: pl.DataFrame) -> list[pl.Expr]:
+    """`adversarial`, where it is a column, as true or false. Raises DataError where it is neither."""
     if FILTER not in frame.columns:
         return []
     flag, kind = frame[FILTER], frame.schema[FILTER]

@@ -132,7 +132,7 @@ def texts_of(replies: pl.LazyFrame, holdout: pl.LazyFrame, exposures: pl.DataFra
     about = pl.col("^(use_case|turn_index)$")  # which tell a matched negative's stratum, where they are known
     held = holdout.select(*MESSAGE_KEY, "user_id", "label", "prompt", "completion", about).collect().lazy()
     texts = held.join(arm_of, on=MESSAGE_KEY).filter(pl.col("policy").is_in(arms))
-    prompt_id = pl.concat_str(*MESSAGE_KEY, separator="/").alias("prompt_id")
+    prompt_id = pl.concat_str(*MESSAGE_KEY, separator="\n").alias("prompt_id")
     return (
         texts.select("policy", prompt_id, "user_id", "label", "prompt", "completion", about)
         .sort("policy", "prompt_id")

@@ -94,6 +94,7 @@ def _live_slice(folder: Path, train_users: pl.Series, model: RewardModel, config
     """What users met of a candidate, scored; None where its exposures do not say which replies these were."""
     import polars as pl
 
+    from rluf_assets.evaluation.exposures import FILTER, flags, user_ids
     from rluf_assets.evaluation.frames import read_parquet, require_columns
     from rluf_assets.evaluation.trained_rows import clean_slice
     from rluf_assets.evaluation.transport import LiveSlice
@@ -105,14 +106,14 @@ def _live_slice(folder: Path, train_users: pl.Series, model: RewardModel, config
     shown, texts = (read_parquet(path) for path in paths)
     require_columns(f"exposed replies in {folder}", shown, ("user_id", "reply_id", signal))
     require_columns(f"replies in {folder}", texts, ("reply_id", "prompt", "completion"))
-    shown, texts = (
-        shown.with_columns(pl.col("user_id", "reply_id").cast(pl.String)),
-        texts.with_columns(pl.col("reply_id").cast(pl.String)),
-    )
     users = read_parquet(folder / "exposures.parquet") if (folder / "exposures.parquet").exists() else shown
-    if "adversarial" in users.columns:
-        flagged = users.filter(pl.col("adversarial").cast(pl.Boolean)).select(pl.col("user_id").cast(pl.String))
-        shown = shown.join(flagged, on="user_id", how="anti")
+    where = f"exposures in {folder}"
+    require_columns(where, users, ("user_id",))
+    users = users.with_columns(user_ids(where, users), *flags(where, users))
+    shown = shown.with_columns(user_ids(where, shown), pl.col("reply_id").cast(pl.String))
+    texts = texts.with_columns(pl.col("reply_id").cast(pl.String))
+    if FILTER in users.columns:
+        shown = shown.join(users.filter(FILTER), on="user_id", how="anti")
     clean = clean_slice(shown.select("user_id", "reply_id", label=signal), train_users, config.kept_out_share)
     drawn = clean.replies.select("reply_id").unique().sort(stable_uniform("reply_id", 0), "reply_id")
     texts = texts.join(drawn.head(config.live_replies), on="reply_id", how="semi").sort("reply_id")

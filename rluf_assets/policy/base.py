@@ -118,15 +118,14 @@ def train_tokenizer(conversations: Sequence[Conversation], config: BasePolicyCon
 def new_model(tokenizer: PreTrainedTokenizerFast, config: BasePolicyConfig, seed: int) -> LlamaForCausalLM:
     """A randomly initialised Llama of the configured size."""
     torch.manual_seed(seed)
-    heads = config.hidden_size // config.head_dim
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size or 8 * config.hidden_size // 3 // 16 * 16,
+            intermediate_size=config.mlp_size,
             num_hidden_layers=config.layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
             head_dim=config.head_dim,
             max_position_embeddings=config.max_positions,
             tie_word_embeddings=True,

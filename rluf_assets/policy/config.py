@@ -72,6 +72,16 @@ class BasePolicyConfig(_Frozen):
             )
         return self
 
+    @property
+    def heads(self) -> int:
+        """Attention heads of a layer."""
+        return self.hidden_size // self.head_dim
+
+    @property
+    def mlp_size(self) -> int:
+        """Width of a layer's MLP: as set, or 8/3 of the hidden size, a multiple of 16."""
+        return self.intermediate_size or 8 * self.hidden_size // 3 // 16 * 16
+
 
 class PromptGroup(_Frozen):
     """Prompts optimised with one mix of objectives and one set of constraints (a *task* of CGPO, section 4)."""

@@ -108,14 +108,18 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_attention_both_ways_or_by_a_kernel_of_its_own_scores_a_row_alike_in_any_batch(name, tmp_path):
+def save_classifier(name, folder):
     tokenizer = make_tokenizer()
     sizes = {**SIZES, "sliding_window": 200, "pad_token_id": tokenizer.pad_token_id, **KERNELS[name]}
     config = AutoConfig.for_model(name, vocab_size=len(tokenizer), num_labels=1, initializer_range=0.3, **sizes)
     torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_attention_both_ways_or_by_a_kernel_of_its_own_scores_a_row_alike_in_any_batch(name, tmp_path):
+    save_classifier(name, tmp_path)
     model = RewardModel(
         load_network(tmp_path), Calibration(objective="bce", signal="love", temperature=1, shift=0, max_length=90)
     )
@@ -130,12 +134,7 @@ def test_attention_both_ways_or_by_a_kernel_of_its_own_scores_a_row_alike_in_any
 @pytest.mark.parametrize("name", ["gpt_oss", "deberta-v2"])
 def test_bfloat16_on_a_cpu_takes_attention_of_its_own_as_it_is(name, tmp_path):
     """There attention that is learned from is computed in float32, by a kernel that these have no place for."""
-    tokenizer = make_tokenizer()
-    sizes = {**SIZES, "sliding_window": 200, "pad_token_id": tokenizer.pad_token_id, **KERNELS[name]}
-    config = AutoConfig.for_model(name, vocab_size=len(tokenizer), num_labels=1, initializer_range=0.3, **sizes)
-    torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    save_classifier(name, tmp_path)
     half, whole = load_network(tmp_path, dtype="bfloat16"), load_network(tmp_path)
     ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
     with torch.autocast("cpu", torch.bfloat16):
