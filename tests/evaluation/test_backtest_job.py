@@ -145,3 +145,21 @@ def test_texts_of_other_prompts_are_refused(inputs: dict[str, Path], tmp_path: P
     PROMPTS.head(20).write_parquet(newer / "prompts.parquet")
     with pytest.raises(DataError, match="60 texts whose prompt is not in evaluation_prompts"):
         run_job(spec(tmp_path / "out", {**inputs, "evaluation_prompts": newer}), offline_online_backtest.run)
+
+
+def test_adversarial_users_of_a_live_slice_are_left_out_and_a_flag_that_cannot_be_read_is_an_error(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "live"
+    folder.mkdir()
+    write_live_slice(folder)
+    users = pl.DataFrame({"user_id": [f"u{i}" for i in range(30)], "adversarial": [int(i < 5) for i in range(30)]})
+    given = {**inputs, "ab_exposures/new": folder}
+    for said in (pl.col("adversarial").cast(pl.String), pl.when(pl.col("adversarial") == 0).then("adversarial")):
+        users.with_columns(adversarial=said).write_parquet(folder / "exposures.parquet")
+        with pytest.raises(DataError, match="values of 'adversarial' other than true and false"):
+            run_job(spec(tmp_path / "refused", given), offline_online_backtest.run)
+    users.write_parquet(folder / "exposures.parquet")
+    artifact, _ = run_job(spec(tmp_path / "out", given), offline_online_backtest.run)
+    slice_ = pl.read_parquet(artifact.path("transport.parquet")).row(0, named=True)
+    assert (slice_["users"], slice_["observed"]) == (25, pytest.approx(7 / 75))
