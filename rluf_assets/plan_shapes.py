@@ -132,11 +132,24 @@ def _stored(folder: str) -> tuple[int, int, bool]:
     parameters = size = 0
     head = False
     for file in sorted(Path(folder).glob("*.safetensors")):
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        header.pop("__metadata__", None)
-        for name, entry in header.items():
+        for name, entry in _header(file).items():
             parameters += math.prod(entry["shape"])
             size += entry["data_offsets"][1] - entry["data_offsets"][0]
             head |= "lm_head." in name
     return parameters, size, head
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """Name -> shape, dtype and place of each tensor. Raises ConfigError where the file is cut or holds something else."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        whole = 0 < length <= file.stat().st_size - 8
+        text = stream.read(length) if whole else b""
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{file}: found no header of safetensors, expected one in its first bytes. Restore the file."
+        ) from error
+    found.pop("__metadata__", None)
+    return found

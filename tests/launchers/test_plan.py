@@ -192,6 +192,18 @@ def test_a_model_given_by_path_whose_shape_nobody_says_is_not_priced_as_another(
         policy_shape(placed(load_profile(tmp_path), tmp_path))
 
 
+@pytest.mark.parametrize(
+    "found", [b"", b"\x01", b"version https://git-lfs.github.com/spec/v1", b"\x02" + bytes(7) + b"{]"]
+)
+def test_weights_that_are_cut_or_only_a_pointer_are_named(found: bytes, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "models" / "chat", "float32", 4, model_type="llama", hidden_size=64, num_hidden_layers=2,
+                     num_attention_heads=2, vocab_size=512)  # fmt: skip
+    (tmp_path / "models" / "chat" / "model.safetensors").write_bytes(found)
+    (tmp_path / "rluf.yaml").write_text("profile: one_gpu\nbase_policy: {checkpoint: models/chat}\n")
+    with pytest.raises(ConfigError, match=r"model\.safetensors: found no header of safetensors"):
+        policy_shape(placed(load_profile(tmp_path), tmp_path))
+
+
 def test_what_a_launcher_shards_decides_what_fits(tmp_path: Path) -> None:
     kept = {row.asset: row for row in plan_of(tmp_path, "cluster_256_h100")}["helpfulness_reward"]
     text = "profile: cluster_256_h100\nlaunchers: {gpu: {accelerate_config: ddp}}\n"
