@@ -122,6 +122,7 @@ def test_unknown_setting_names_the_nearest(tmp_path: Path) -> None:
     assert "did you mean 'user_cap'?" in done.stderr
 
 
+@pytest.mark.slow
 def test_broken_data_contract_stops_the_demo(tiny_home: Path, tmp_path: Path) -> None:
     """An analyst's own suite allows no quarantined row; the logs hold some: what is downstream is not run."""
     home = tmp_path / "home"
