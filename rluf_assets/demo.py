@@ -10,7 +10,6 @@ whose fingerprint is unchanged. What happens to be written to the terminal is on
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import shutil
 import subprocess
@@ -25,9 +24,7 @@ import dagster as dg
 import psutil
 import yaml
 from rich.console import Console
-from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
 
 from resources.pages import serve_pages
 from resources.profiles import CANDIDATES_FILE, SETTINGS_FILE, load_profile, packaged
@@ -36,6 +33,7 @@ from rluf_assets.errors import ConfigError, JobFailed
 from rluf_assets.growing import one_more_day, set_days
 from rluf_assets.lake import Lake, read_json, write_json
 from rluf_assets.materialise import Outcome, Unit, quiet_environment, run_units
+from rluf_assets.runs.display import Display, headlines
 from rluf_assets.summary import print_table, write_summary
 
 HOME_VARIABLE = "RLUF_HOME"
@@ -102,9 +100,8 @@ def run(home: Path, *, console: Console | None = None) -> Path:
     console.print(f"[bold]RLUF[/bold]: profile {settings.profile}, seed {settings.seed}, home {home}")
     with MemoryWatch() as memory:
         outcomes = materialise_all(home, console)
-        failures = [message for outcome in outcomes.values() for message in (*outcome.errors, *outcome.failed_checks)]
-        if failures:
-            raise JobFailed("the run stopped:\n" + "\n".join(failures))
+        if any(outcome.state == "failed" for outcome in outcomes.values()):
+            raise JobFailed(f"the run stopped: {headlines(outcomes)}")
         from rluf_assets.partitions import retain
 
         if told := retain(Lake(str(home.resolve() / "lake"))):
@@ -181,49 +178,8 @@ def materialise_all(home: Path, console: Console) -> Mapping[Unit, Outcome]:
         register_candidates(instance)
         end_dead_runs(instance)
         units = all_units()
-        with Live(console=console, refresh_per_second=2, transient=not console.is_terminal) as live:
-            printed: set[Unit] = set()
-
-            def show(outcomes: dict[Unit, Outcome]) -> None:
-                if console.is_terminal:
-                    live.update(progress_table(outcomes, home))
-                    return
-                for unit, outcome in outcomes.items():
-                    if outcome.state in ("done", "failed", "skipped") and unit not in printed:
-                        printed.add(unit)
-                        console.print(f"{outcome.state:8} {outcome.wall_s:6.1f} s  {escape(unit.name)}")
-
-            return run_units(defs, units, workers=WORKERS, on_change=show)
-
-
-def progress_table(outcomes: Mapping[Unit, Outcome], home: Path) -> Table:
-    """One line per Dagster run: its state, time, and the last word of the job it is running."""
-    table = Table("", "run", "time", "now", box=None, padding=(0, 1))
-    marks = {"waiting": "·", "running": "[yellow]▸[/]", "done": "[green]✓[/]", "failed": "[red]✗[/]", "skipped": "-"}
-    for unit, outcome in outcomes.items():
-        running = outcome.state == "running"
-        elapsed = time.monotonic() - outcome.started if running else outcome.wall_s
-        now = last_progress(home, unit, elapsed) if running else "; ".join(outcome.errors)[:80]
-        table.add_row(marks[outcome.state], escape(unit.name), f"{elapsed:5.1f} s" if elapsed else "", escape(now))
-    return table
-
-
-def last_progress(home: Path, unit: Unit, elapsed_s: float) -> str:
-    """The newest line any job of the unit wrote to its progress file, or nothing yet."""
-    since = time.time() - elapsed_s
-    files = [
-        (file.stat().st_mtime, file)
-        for asset in unit.assets
-        for file in (home / "lake" / asset).glob(f"{unit.partition or '*'}/*/logs/progress.jsonl")
-    ]
-    fresh = [entry for entry in files if entry[0] >= since]
-    if not fresh:
-        return ""
-    lines = max(fresh)[1].read_text().splitlines()
-    if not lines:
-        return ""
-    last = json.loads(lines[-1])
-    return f"{last['done']}/{last['total']} {last['message']}"[:70]
+        with Display(console, home) as display:
+            return run_units(defs, units, workers=WORKERS, on_change=display.show)
 
 
 def open_ui(home: Path, host: str, port: int) -> None:

@@ -14,12 +14,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from typing import Any
 
 import dagster as dg
 
+from resources.launchers.base import LAST_LINES
+from rluf_assets import errors
 from rluf_assets.alive import own_process
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+# What a launcher raises in order to try again is no reason; what it was raised from is.
+OWN_ERRORS = {
+    name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, errors.RlufError)
+}
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
@@ -43,7 +50,8 @@ class Unit:
 class Outcome:
     """How a unit ended: `state` is waiting, running, done, failed or skipped (something upstream failed).
 
-    `notes`: what its assets' own checks said (a model's verdict), passed or not.
+    `notes`: what its assets' own checks said (a model's verdict), passed or not. `pages`: addresses of pages to look into
+    after a failed check. `skips`: names of the units that are skipped because this one failed.
     """
 
     state: str = "waiting"
@@ -52,6 +60,13 @@ class Outcome:
     errors: list[str] = field(default_factory=list)
     failed_checks: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    pages: list[str] = field(default_factory=list)
+    skips: list[str] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        """Why it failed: errors of its assets, then checks that did not pass."""
+        return [*self.errors, *self.failed_checks]
 
 
 def run_units(
@@ -78,9 +93,7 @@ def run_units(
                 if outcome.state != "waiting":
                     continue
                 states = {outcomes[other].state for other in upstream[unit]}
-                if states & {"failed", "skipped"}:
-                    outcome.state = "skipped"
-                elif states <= {"done"} and len(running) < workers:
+                if states <= {"done"} and len(running) < workers:
                     outcome.state, outcome.started = "running", time.monotonic()
                     running[pool.submit(_run_unit, unit)] = unit
             on_change(outcomes)
@@ -89,9 +102,7 @@ def run_units(
             finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in finished:
                 unit = running.pop(future)
-                ended = future.result()
-                ended.wall_s = time.monotonic() - outcomes[unit].started
-                outcomes[unit] = ended
+                _end(unit, future.result(), upstream, outcomes)
         on_change(outcomes)
     return outcomes
 
@@ -104,16 +115,24 @@ def _run_here(
         ready = (unit for unit in waiting if not any(other in waiting for other in upstream[unit]))
         unit = next(ready)
         waiting.remove(unit)
-        if any(outcomes[other].state in ("failed", "skipped") for other in upstream[unit]):
-            outcomes[unit].state = "skipped"
-        else:
+        if outcomes[unit].state == "waiting":
             outcomes[unit] = Outcome("running", time.monotonic())
             on_change(outcomes)
-            ended = _run_unit(unit)
-            ended.wall_s = time.monotonic() - outcomes[unit].started
-            outcomes[unit] = ended
+            _end(unit, _run_unit(unit), upstream, outcomes)
         on_change(outcomes)
     return outcomes
+
+
+def _end(unit: Unit, ended: Outcome, upstream: dict[Unit, list[Unit]], outcomes: dict[Unit, Outcome]) -> None:
+    """Write down how a unit ended; what is downstream of a failed one is skipped from now on."""
+    ended.wall_s = time.monotonic() - outcomes[unit].started
+    outcomes[unit] = ended
+    if ended.state != "failed":
+        return
+    for other, outcome in outcomes.items():
+        if outcome.state == "waiting" and unit in upstream[other]:
+            outcome.state = "skipped"
+            ended.skips.append(other.name)
 
 
 def _end_with_parent() -> None:
@@ -143,31 +162,45 @@ def _run_unit(unit: Unit) -> Outcome:
             run_config=QUIET,
             raise_on_error=False,
         )
+    return outcome_of(result)
+
+
+def outcome_of(result: dg.ExecuteInProcessResult) -> Outcome:
+    """How a Dagster run ended, and why if it did not end well."""
     outcome = Outcome()
     outcome.errors = [
-        f"{event.step_key}: {_cause(event.step_failure_data.error)}"
+        f"{event.step_key}: {_reason(event.step_failure_data.error)}"
         for event in result.get_step_failure_events()
         if event.step_failure_data.error
     ]
-    outcome.failed_checks = [
-        f"{check.asset_key.to_user_string()}/{check.check_name}: {check.description or 'failed'}"
-        for check in result.get_asset_check_evaluations()
-        if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR
-    ]
-    outcome.notes = [
-        str(check.description)
-        for check in result.get_asset_check_evaluations()
-        if check.asset_key.to_user_string() in unit.assets and check.check_name == "adopted"
-    ]
-    outcome.state = "done" if result.success and not outcome.failed_checks else "failed"
+    checks = result.get_asset_check_evaluations()
+    failed = [check for check in checks if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR]
+    outcome.failed_checks = [_told(check) for check in failed]
+    pages = (str(value.value) for check in failed for value in check.metadata.values() if _is_page(value))
+    outcome.pages = list(dict.fromkeys(pages))
+    outcome.notes = [str(check.description) for check in checks if check.check_name == "adopted"]
+    outcome.state = "done" if result.success and not failed else "failed"
     return outcome
 
 
-def _cause(error: object) -> str:
-    """The innermost message of a step failure, without Dagster's frames; of a storage error the one with the remedy."""
-    while getattr(error, "cause", None) is not None and getattr(error, "cls_name", "") != "StorageError":
-        error = error.cause  # type: ignore[attr-defined]
-    return str(getattr(error, "message", error)).strip()
+def _told(check: dg.AssetCheckEvaluation) -> str:
+    """A failed check with what was observed and what was expected."""
+    observed = check.description or "failed"
+    expected = check.metadata.get("expected")
+    name = f"{check.asset_key.to_user_string()}/{check.check_name}: {observed}"
+    return f"{name}\nexpected: {expected.value}" if expected is not None else name
+
+
+def _is_page(value: dg.MetadataValue[Any]) -> bool:
+    return isinstance(value, dg.UrlMetadataValue)
+
+
+def _reason(error: Any) -> str:
+    """Why a step failed, without Dagster's frames: the toolkit's own error, else the innermost of the chain."""
+    while error.cls_name not in OWN_ERRORS and error.cause is not None:
+        error = error.cause
+    reason, found, log = str(error.message).strip().partition(LAST_LINES)
+    return f"{reason.strip()}\nlog: {log.splitlines()[0].strip().removesuffix(':')}" if found else reason
 
 
 def _upstream_units(defs: dg.Definitions, unit: Unit, units: Sequence[Unit]) -> list[Unit]:

@@ -25,6 +25,7 @@ from rluf_assets.errors import ConfigError, JobFailed
 from rluf_assets.lake import Lake, write_json
 from rluf_assets.materialise import Outcome, Unit, quiet_environment, run_units
 from rluf_assets.retention import horizon_of
+from rluf_assets.runs.display import headlines, print_ended
 
 MEMORY = "automation.json"
 RAW = ("raw_messages", "raw_reactions")
@@ -39,10 +40,6 @@ class Update:
 
     ran: list[tuple[Unit, Outcome, str]] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def failures(self) -> list[str]:
-        return [text for _, outcome, _ in self.ran for text in (*outcome.errors, *outcome.failed_checks)]
 
 
 def update(home: Path, *, day: str | None = None, console: Console | None = None) -> Update:
@@ -70,8 +67,9 @@ def update(home: Path, *, day: str | None = None, console: Console | None = None
     for reason in dict.fromkeys(done.left.values()):
         names = [asset for asset, why in done.left.items() if why == reason]
         console.print(f"[dim]not run[/]           {escape(', '.join(names))}: {escape(reason)}", highlight=False)
-    if done.failures:
-        raise JobFailed("the update stopped:\n" + "\n".join(done.failures))
+    outcomes = {unit: outcome for unit, outcome, _ in done.ran}
+    if any(outcome.state == "failed" for outcome in outcomes.values()):
+        raise JobFailed(f"the update stopped: {headlines(outcomes)}")
     if told := retain(lake):
         console.print(escape(f"removed           {told}"), highlight=False)
     return done
@@ -91,11 +89,12 @@ def follow(defs: dg.Definitions, instance: dg.DagsterInstance, home: Path, first
     units, why = [first], dict.fromkeys([first], "it arrived")
     while units:
         _write(memory, cursor, [*failed, *owed, *units])  # should this be the last that is heard of us
-        outcomes = run_units(defs, units, workers=_workers(units))
+        outcomes = run_units(defs, units, workers=_workers(units), on_change=_Failures(console, home, why))
         now = contents(lake, defs)
         for unit, outcome in outcomes.items():
             done.ran.append((unit, outcome, why[unit]))
-            console.print(_line(unit, outcome, why[unit], _changed(before, now)), highlight=False)
+            if outcome.state != "failed":
+                console.print(_line(unit, outcome, why[unit], _changed(before, now)), highlight=False)
         failed += [unit for unit, outcome in outcomes.items() if outcome.state != "done"]
         asked, cursor = _tick(defs, instance, cursor)
         units = list(dict.fromkeys([*units_of(asked), *owed]))
@@ -105,6 +104,20 @@ def follow(defs: dg.Definitions, instance: dg.DagsterInstance, home: Path, first
     _write(memory, cursor, failed)
     done.left = _left_alone(graph, done, {asset for asset, _ in _changed(before, contents(lake, defs))})
     return done
+
+
+class _Failures:
+    """Prints a unit that failed, with its reason, as soon as it has; the others are told of once their content is known."""
+
+    def __init__(self, console: Console, home: Path, why: Mapping[Unit, str]) -> None:
+        self._console, self._home, self._why = console, home, why
+        self._printed: set[Unit] = set()
+
+    def __call__(self, outcomes: Mapping[Unit, Outcome]) -> None:
+        for unit, outcome in outcomes.items():
+            if outcome.state == "failed" and unit not in self._printed:
+                self._printed.add(unit)
+                print_ended(self._console, unit, outcome, self._home, why=self._why[unit])
 
 
 def units_of(asked: Mapping[str, set[str | None]]) -> Iterator[Unit]:
@@ -225,8 +238,7 @@ def _line(unit: Unit, outcome: Outcome, why: str, changed: set[tuple[str, str]])
     new = sum(asset in unit.assets and (keys is None or partition in keys) for asset, partition in changed)
     what = "new content" if new else "same content as before"
     told = "".join(f"\n{'':18}{text}" for text in outcome.notes)
-    state = {"done": "[green]ran[/]    ", "failed": "[red]failed[/] "}.get(outcome.state, "skipped")
-    result = what if outcome.state == "done" else "see below"
+    state, result = ("[green]ran[/]    ", what) if outcome.state == "done" else ("skipped", "something upstream failed")
     return f"{state} {outcome.wall_s:6.1f} s  {escape(unit.name)}: {escape(why)} -> {result}{escape(told)}"
 
 

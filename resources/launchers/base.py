@@ -22,6 +22,11 @@ from resources.launchers.spec import JobResult, JobSpec
 from resources.profiles.accelerate import DEFAULT_CONFIG, read_accelerate_config
 
 LOG_TAIL_LINES = 15
+LAST_LINES = "Last lines of "  # comes between why a job failed and the path of its log
+# How Python, and our own jobs, end a log: the name of an error, and what it says.
+_ERROR_LINE = re.compile(
+    r"([A-Za-z_]\w*\.)*[A-Za-z_]*(Error|Exception|Failed|Missing|MissingExtra|Lost|Down|Interrupt): "
+)
 ACCELERATE_FILE = "accelerate.yaml"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
 
@@ -106,6 +111,14 @@ class Request:
             stream.seek(since)
             lines = stream.read().decode(errors="replace").splitlines()
         return "\n".join(lines[-LOG_TAIL_LINES:]) or "(nothing in its log)"
+
+    def last_words(self, since: int = 0) -> str:
+        """The error that the job's log ends with, if it does, then the log's path and last lines."""
+        tail = self.tail(since)
+        lines = tail.splitlines()
+        starts = [nth for nth, line in enumerate(lines) if _ERROR_LINE.match(line)]
+        error = "\n".join(lines[starts[-1] :]) + "\n" if starts else ""
+        return f"{error}{LAST_LINES}{self.log}:\n{tail}"
 
 
 def make_private(folder: Path) -> None:

@@ -210,8 +210,8 @@ class ClusterLauncher(Launcher):
             "Mend what it says, then run it again." if refused else "Run it again and it resumes from what it saved."
         )
         return (JobRefused if refused else JobFailed)(
-            f"{request.spec.name}: {self.scheduler} job {submission.job_id} {reason}. {remedy} Last lines of "
-            f"{request.log}:\n{request.tail(submission.log_offset)}"
+            f"{request.spec.name}: {self.scheduler} job {submission.job_id} {reason}. {remedy}\n"
+            f"{request.last_words(submission.log_offset)}"
         )
 
     def _history(self, request: Request) -> JobHistory | None:

@@ -78,6 +78,7 @@ class LocalLauncher(Launcher):
 
     def _run_subprocess(self, context: dg.AssetExecutionContext | None, request: Request) -> None:
         request.prepare()
+        begun = request.log.stat().st_size  # the log of an earlier attempt goes on
         if context is None:
             status = self._run_process(request, {})
         else:
@@ -90,8 +91,7 @@ class LocalLauncher(Launcher):
                 status = self._run_process(request, session.get_bootstrap_env_vars())
         if status != 0:
             raise (JobRefused if status == REFUSED else JobFailed)(
-                f"{request.spec.name}: the job ended with exit status {status}. Last lines of its log:\n"
-                f"{request.tail()}"
+                f"{request.spec.name}: the job ended with exit status {status}.\n{request.last_words(begun)}"
             )
 
     def _run_process(self, request: Request, pipes: Mapping[str, str]) -> int:
