@@ -10,6 +10,8 @@ import json
 import re
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
@@ -17,10 +19,14 @@ import psutil
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 from dagster._serdes.config_class import ConfigurableClassData
 
+from rluf_assets.runs.ending import Interrupted
+
 PROCESS, PROCESS_HOST = "rluf/process", "rluf/host"
 SERVER = ".dagster/grpc_info"  # where the code server of a run started by a daemon listens
 GRACE_S = 45
 GONE = "Its process is gone: killed, or the machine was restarted. Run it again."
+ENDED = "Ended by whoever started it (Ctrl-C, SIGTERM). Run the same command again: it goes on where it was."
+UNDER_WAY = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
 _STARTED = re.compile(r"Started process for run \(pid: (\d+)\)")
 
 
@@ -52,11 +58,23 @@ class RunLauncher(DefaultRunLauncher):
 
 def end_dead_runs(instance: dg.DagsterInstance) -> int:
     """Report runs as failed whose process is gone; returns how many."""
-    alive = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
-    dead = [run for run in instance.get_runs(dg.RunsFilter(statuses=alive)) if _is_dead(instance, run)]
+    dead = [run for run in instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY)) if _is_dead(instance, run)]
     for run in dead:
         instance.report_run_failed(run, GONE)
     return len(dead)
+
+
+@contextmanager
+def canceled_if_ended(instance: dg.DagsterInstance) -> Iterator[None]:
+    """Should the command be interrupted meanwhile, report its runs as canceled: their processes are gone by then."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        own = own_process()[PROCESS]
+        for run in instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY)):
+            if PROCESS in run.tags and (run.tags[PROCESS] == own or _is_dead(instance, run)):
+                instance.report_run_canceled(run, ENDED)
+        raise
 
 
 def own_process() -> dict[str, str]:

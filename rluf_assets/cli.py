@@ -11,6 +11,7 @@ import typer
 
 from rluf_assets.commands import cluster, evaluation, feedback, project, rewards
 from rluf_assets.errors import RlufError
+from rluf_assets.runs.ending import Interrupted, end_command, listen
 from rluf_assets.storage import REMEDIES, storage_errno
 
 app = typer.Typer(help="Reinforcement Learning from User Feedback.", no_args_is_help=True, add_completion=False)
@@ -92,7 +93,18 @@ app.add_typer(cluster.app)
 
 
 def main() -> None:
-    """Entry point: the toolkit's own errors, and a missing extra, become one message and exit status 1."""
+    """Entry point: the toolkit's own errors, and a missing extra, become one message and exit status 1.
+
+    Ctrl-C and SIGTERM end what the command started on this machine, and then it (exit status 130 and 143).
+    """
+    listen()
+    try:
+        _main()
+    except Interrupted as interrupted:
+        end_command(interrupted)
+
+
+def _main() -> None:
     if os.environ.get("RLUF_TRACEBACK"):
         app()
         return

@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -28,12 +27,13 @@ from rich.markup import escape
 
 from resources.pages import serve_pages
 from resources.profiles import CANDIDATES_FILE, SETTINGS_FILE, load_profile, packaged
-from rluf_assets.alive import end_dead_runs
+from rluf_assets.alive import canceled_if_ended, end_dead_runs
 from rluf_assets.errors import ConfigError, JobFailed
 from rluf_assets.growing import one_more_day, set_days
 from rluf_assets.lake import Lake, read_json, write_json
 from rluf_assets.materialise import Outcome, Unit, quiet_environment, run_units
 from rluf_assets.runs.display import Display, headlines
+from rluf_assets.runs.ending import run_command
 from rluf_assets.summary import print_table, write_summary
 
 HOME_VARIABLE = "RLUF_HOME"
@@ -178,7 +178,7 @@ def materialise_all(home: Path, console: Console) -> Mapping[Unit, Outcome]:
         register_candidates(instance)
         end_dead_runs(instance)
         units = all_units()
-        with Display(console, home) as display:
+        with canceled_if_ended(instance), Display(console, home) as display:
             return run_units(defs, units, workers=WORKERS, on_change=display.show)
 
 
@@ -206,7 +206,7 @@ def open_ui(home: Path, host: str, port: int) -> None:
         print(
             f"Dagster: http://{host}:{port}" + (f"   reports: {pages}/reports/index.html" if pages else ""), flush=True
         )
-        status = subprocess.run([sys.executable, "-m", *command], env=environment, check=False).returncode
+        status = run_command([sys.executable, "-m", *command], environment)
     if status > 0:
         raise JobFailed(
             f"Dagster ended by itself (exit status {status}), see above. Start it again, nothing is lost: rluf ui --home {home}"

@@ -5,7 +5,6 @@ Days are partitions, read from the home's settings when the graph loads: a perio
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from datetime import date, timedelta
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from resources.profiles import SETTINGS_FILE, SimulatedSettings, load_profile
 from rluf_assets.errors import ConfigError, JobFailed
+from rluf_assets.runs.ending import run_command
 
 LEAST_REPLIES = 180_000  # of all days together: at one love in a thousand, what models this small need
 
@@ -46,7 +46,7 @@ def one_more_day(home: Path, console: Console) -> None:
     day = (date.fromisoformat(str(load_profile(home).end_day)) - timedelta(days=1)).isoformat()
     console.print(f"\n[bold]One more day arrives: {day}[/bold]  (rluf update --home {home} --day {day})")
     command = [sys.executable, "-m", "rluf_assets.cli", "update", "--home", str(home), "--day", day]
-    if subprocess.run(command, check=False).returncode:
+    if run_command(command):
         raise JobFailed(
             f"the update with {day} stopped, see above. Run it again: rluf update --home {home} --day {day}"
         )

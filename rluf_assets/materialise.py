@@ -8,7 +8,7 @@ everything upstream of it has succeeded; a failed unit stops what is downstream 
 from __future__ import annotations
 
 import os
-import threading
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -21,6 +21,7 @@ import dagster as dg
 from resources.launchers.base import LAST_LINES
 from rluf_assets import errors
 from rluf_assets.alive import own_process
+from rluf_assets.runs.ending import Interrupted, apart, become_worker, end_processes, held, listening
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 # What a launcher raises in order to try again is no reason; what it was raised from is.
@@ -48,7 +49,7 @@ class Unit:
 
 @dataclass
 class Outcome:
-    """How a unit ended: `state` is waiting, running, done, failed or skipped (something upstream failed).
+    """How a unit ended: `state` is waiting, running, done, failed, skipped (something upstream failed) or ended (by a signal).
 
     `notes`: what its assets' own checks said (a model's verdict), passed or not. `pages`: addresses of pages to look into
     after a failed check. `skips`: names of the units that are skipped because this one failed.
@@ -86,25 +87,46 @@ def run_units(
     outcomes = {unit: Outcome() for unit in units}
     if workers == 1:
         return _run_here(upstream, outcomes, on_change)
-    running: dict[Future[Outcome], Unit] = {}
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
-        while running or any(outcome.state == "waiting" for outcome in outcomes.values()):
-            for unit, outcome in outcomes.items():
-                if outcome.state != "waiting":
-                    continue
-                states = {outcomes[other].state for other in upstream[unit]}
-                if states <= {"done"} and len(running) < workers:
-                    outcome.state, outcome.started = "running", time.monotonic()
-                    running[pool.submit(_run_unit, unit)] = unit
-            on_change(outcomes)
-            if not running:
-                continue
-            finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in finished:
-                unit = running.pop(future)
-                _end(unit, future.result(), upstream, outcomes)
-        on_change(outcomes)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=become_worker) as pool:
+        try:
+            _run_in(pool, workers, upstream, outcomes, on_change)
+        except (Interrupted, KeyboardInterrupt) as told:
+            end_processes(getattr(told, "number", signal.SIGINT))
+            _end_running(outcomes, on_change)
+            raise
     return outcomes
+
+
+def _run_in(
+    pool: ProcessPoolExecutor,
+    workers: int,
+    upstream: dict[Unit, list[Unit]],
+    outcomes: dict[Unit, Outcome],
+    on_change: Callable[[dict[Unit, Outcome]], None],
+) -> None:
+    running: dict[Future[Outcome], Unit] = {}
+    while running or any(outcome.state == "waiting" for outcome in outcomes.values()):
+        for unit, outcome in outcomes.items():
+            if outcome.state != "waiting":
+                continue
+            states = {outcomes[other].state for other in upstream[unit]}
+            if states <= {"done"} and len(running) < workers:
+                outcome.state, outcome.started = "running", time.monotonic()
+                with held():
+                    running[pool.submit(_work, unit)] = unit
+        on_change(outcomes)
+        if not running:
+            continue
+        finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+        for future in finished:
+            unit = running.pop(future)
+            _end(unit, future.result(), upstream, outcomes)
+    on_change(outcomes)
+
+
+def _work(unit: Unit) -> Outcome:
+    """What a worker does: only its parent ends it, so Dagster must not take signals over."""
+    return apart(lambda: _run_unit(unit))
 
 
 def _run_here(
@@ -118,7 +140,12 @@ def _run_here(
         if outcomes[unit].state == "waiting":
             outcomes[unit] = Outcome("running", time.monotonic())
             on_change(outcomes)
-            _end(unit, _run_unit(unit), upstream, outcomes)
+            try:
+                _end(unit, _work(unit) if listening() else _run_unit(unit), upstream, outcomes)
+            except Interrupted as told:
+                end_processes(told.number)
+                _end_running(outcomes, on_change)
+                raise
         on_change(outcomes)
     return outcomes
 
@@ -135,16 +162,12 @@ def _end(unit: Unit, ended: Outcome, upstream: dict[Unit, list[Unit]], outcomes:
             ended.skips.append(other.name)
 
 
-def _end_with_parent() -> None:
-    """Make this worker end when the process that started it is killed: its pool would wait for work forever."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _end_running(outcomes: dict[Unit, Outcome], on_change: Callable[[dict[Unit, Outcome]], None]) -> None:
+    """Write down that what was running was ended by whoever started it."""
+    for outcome in outcomes.values():
+        if outcome.state == "running":
+            outcome.state, outcome.wall_s = "ended", time.monotonic() - outcome.started
+    on_change(outcomes)
 
 
 def _run_unit(unit: Unit) -> Outcome:

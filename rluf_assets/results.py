@@ -5,7 +5,6 @@ Every figure is printed as measured, with its interval, beside the mark it was m
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from rluf_assets.errors import JobFailed
 from rluf_assets.lake import read_json
+from rluf_assets.runs.ending import run_command
 
 Summary = Mapping[str, Any]
 
@@ -23,9 +23,9 @@ def write_results(home: Path, seeds: Sequence[int], profile: str, output: Path) 
     for seed in seeds:
         place = home / f"seed-{seed}"
         command = [sys.executable, "-m", "rluf_assets.cli", "demo", "--home", str(place)]
-        done = subprocess.run([*command, "--seed", str(seed), "--profile", profile], check=False)
-        if done.returncode:
-            raise JobFailed(f"seed {seed}: the demo ended with exit status {done.returncode}; see its output above.")
+        status = run_command([*command, "--seed", str(seed), "--profile", profile])
+        if status:
+            raise JobFailed(f"seed {seed}: the demo ended with exit status {status}; see its output above.")
         summaries.append(read_json(str(place / "reports" / "summary.json")))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(results_page(summaries))

@@ -18,7 +18,7 @@ import dagster as dg
 from rich.console import Console
 from rich.markup import escape
 
-from rluf_assets.alive import end_dead_runs
+from rluf_assets.alive import canceled_if_ended, end_dead_runs
 from rluf_assets.automation import FIXED, LOOK_BACK_DAYS
 from rluf_assets.demo import WORKERS, load_code_location, make_folders, require_home
 from rluf_assets.errors import ConfigError, JobFailed
@@ -59,7 +59,8 @@ def update(home: Path, *, day: str | None = None, console: Console | None = None
         register_candidates(instance)
         end_dead_runs(instance)
         lake = Lake(str(home.resolve() / "lake"))
-        done = follow(defs, instance, home, _arrived(lake, day), console)
+        with canceled_if_ended(instance):
+            done = follow(defs, instance, home, _arrived(lake, day), console)
     if any(unit.assets == ("release_report",) and outcome.state == "done" for unit, outcome, _ in done.ran):
         from rluf_assets.summary import write_summary
 
@@ -115,7 +116,7 @@ class _Failures:
 
     def __call__(self, outcomes: Mapping[Unit, Outcome]) -> None:
         for unit, outcome in outcomes.items():
-            if outcome.state == "failed" and unit not in self._printed:
+            if outcome.state in ("failed", "ended") and unit not in self._printed:
                 self._printed.add(unit)
                 print_ended(self._console, unit, outcome, self._home, why=self._why[unit])
 

@@ -14,9 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from rluf_assets.materialise import Outcome, Unit
+from rluf_assets.runs.schedulers import jobs_that_go_on
 
-MARKS = {"waiting": "·", "running": "[yellow]▸[/]", "done": "[green]✓[/]", "failed": "[red]✗[/]", "skipped": "-"}
-ENDED = ("done", "failed", "skipped")
+MARKS = {
+    "waiting": "·", "running": "[yellow]▸[/]", "done": "[green]✓[/]", "failed": "[red]✗[/]", "skipped": "-", "ended": "■",
+}  # fmt: skip
+COLOURS = {"done": "green", "failed": "red", "ended": "yellow"}
+ENDED = ("done", "failed", "skipped", "ended")
+ENDED_HERE = "what ran of it on this machine has ended; the same command goes on where it was"
 INDENT = " " * 10
 
 
@@ -41,7 +46,7 @@ class Display:
             if outcome.state not in ENDED or unit in self._printed:
                 continue
             self._printed.add(unit)
-            if outcome.state == "failed" or not self._console.is_terminal:
+            if outcome.state in ("failed", "ended") or not self._console.is_terminal:
                 print_ended(self._console, unit, outcome, self._home)
         if self._console.is_terminal:
             self._live.update(_table(outcomes, self._home))
@@ -50,8 +55,10 @@ class Display:
 def print_ended(console: Console, unit: Unit, outcome: Outcome, home: Path, *, why: str = "") -> None:
     """One line for a unit that ended (`why` it was run); of a failed one also its reasons, the pages to open, and what is
     skipped because of it."""
-    colour = {"done": "green", "failed": "red"}.get(outcome.state, "dim")
+    colour = COLOURS.get(outcome.state, "dim")
     name = f"{unit.name}: {why}" if why else unit.name
+    if outcome.state == "ended":
+        name = f"{unit.name}: {'; '.join(jobs_that_go_on(home, unit, outcome)) or ENDED_HERE}"
     console.print(f"[{colour}]{outcome.state:8}[/] {outcome.wall_s:6.1f} s  {escape(name)}", highlight=False)
     told = [line for text in outcome.problems for line in text.splitlines()]
     told += [f"open: {_on_disk(page, home)}" for page in outcome.pages]

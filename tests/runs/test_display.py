@@ -92,3 +92,24 @@ def test_a_job_that_crashed_is_told_by_the_error_its_log_ends_with(tmp_path: Pat
         words = str(caught.value).split("\nLast lines of ")[0].splitlines()
         assert words[0] == "copy: the job ended with exit status 3."
         assert words[1].startswith("DataError: ") and "a.json" in words[1]
+
+
+def test_a_schedulers_job_goes_on_and_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rluf.yaml").write_text(
+        "profile: tiny\njobs: {train_reward: {launcher: cluster}}\nlaunchers: {cluster: {kind: slurm}}\n"
+    )
+    units = {"p_love": "train_reward", "base_policy": "train_base_policy"}
+    for asset, job in units.items():
+        logs = tmp_path / "lake" / asset / "_" / "abc" / "logs"
+        logs.mkdir(parents=True)
+        spec = JobSpec(
+            name=asset, entrypoint=f"rluf_assets.jobs.{job}", version="1", seed=0, output_uri=str(logs.parent)
+        )
+        (logs / "spec.json").write_text(spec.model_dump_json())
+    outcomes = {Unit((asset,)): Outcome("ended", wall_s=60) for asset in units}
+    assert "a job may be on its way to Slurm" in shown(outcomes, tmp_path)
+    record = tmp_path / "lake" / "p_love" / "_" / "abc" / "logs" / "submissions.json"
+    record.write_text('[{"job_id": "41"}, {"job_id": "42"}]')
+    told = " ".join(shown(outcomes, tmp_path).split())
+    assert "p_love: Slurm job 42 goes on, and the same command comes back to it" in told
+    assert "base_policy: what ran of it on this machine has ended" in told
