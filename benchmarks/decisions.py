@@ -40,6 +40,7 @@ MANY, MINORITY = 10_000, 0.02  # users of an arm where a minority is looked for,
 DAILY = AbPlan(planned_users=2 * DAYS * DAILY_USERS, looks=tuple((d + 1) / DAYS for d in range(DAYS)), guardrails={})
 WHOLE = AbPlan(
     planned_users=2 * USERS,
+    planned_days=7,
     looks=(1.0,),
     minimum_detectable_effect=LIFT,
     guardrails={

@@ -80,7 +80,7 @@ DEFAULT_TRIPWIRES: dict[str, Threshold] = {
 class AuditConfig(_Frozen):
     """Reward-hacking audit: which tripwires, how sensitive, and how phrases are searched."""
 
-    version: ClassVar[str] = "6"
+    version: ClassVar[str] = "7"
 
     baseline: str = "baseline"
     love_objective: str = "love"
@@ -152,7 +152,7 @@ DEFAULT_METRICS: tuple[Metric, ...] = (
 class ReadoutConfig(_Frozen):
     """A/B readout: how metrics are counted, and the plan that says which of them decide."""
 
-    version: ClassVar[str] = "8"
+    version: ClassVar[str] = "9"
 
     baseline: str = "baseline"
     metrics: tuple[Metric, ...] = DEFAULT_METRICS

@@ -15,13 +15,22 @@ import polars as pl
 
 from rluf_assets.errors import ConfigError
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
-from rluf_assets.evaluation.exposures import FILTER, FIRST, HISTORY, Arm, covariates_of, metric_columns
+from rluf_assets.evaluation.exposures import (
+    FILTER,
+    FIRST,
+    HISTORY,
+    UNKNOWN,
+    Arm,
+    covariates_of,
+    metric_columns,
+    over_known,
+)
 from rluf_assets.evaluation.plan import AbPlan
 
 CHECK_SCHEMA = {"candidate": pl.String(), "check": pl.String(), "verdict": pl.String(), "note": pl.String()}
 # Traits of users that no arm can change; a use case is what users do with an arm, so it may shift without a fault.
 TRAITS = ("locale", "platform", "new_user")
-UNKNOWN = "unknown"  # the value of users of whom none is told
+DURATION = "planned_days"
 MIN_EXPECTED = 5  # users expected in each cell, below which chi-square says nothing
 
 
@@ -72,6 +81,7 @@ def check_test(
         _filter_check(name, frames, plan),
     ]
     ours, theirs = arms[name], arms[config.baseline]
+    checks.append(_duration_check(name, frames, [a for a in (ours, theirs) if a is not None], plan))
     if ours is None or theirs is None:
         who = name if ours is None else config.baseline
         note = f"nobody is left in {who} after the plan's exclusions"
@@ -174,6 +184,26 @@ def _filter_check(name: str, frames: list[pl.DataFrame], plan: AbPlan) -> dict[s
     return _check(name, "same_filter", p >= 0.001, note)
 
 
+def _duration_check(name: str, frames: list[pl.DataFrame], arms: list[Arm], plan: AbPlan) -> dict[str, Any]:
+    """Did the test run for the days that were planned for as many users? A week that was not looked at may be another week.
+
+    Days are counted from the first exposures, and by how long users were followed where the exposed replies say it.
+    """
+    known = [f[FIRST].drop_nulls() for f in frames if FIRST in f.columns]
+    first = pl.concat(known) if known else pl.Series(FIRST, [], pl.Date)
+    followed = [a.log.frame["day"] for a in arms if a.log is not None and "day" in a.log.frame.columns]
+    spans = [(first.max() - first.min()).days] if len(first) else []  # type: ignore[operator, union-attr]
+    spans += [int(days.max()) for days in followed if days.dtype.is_integer() and days.count()]  # type: ignore[arg-type]
+    users = sum(f["user_id"].n_unique() for f in frames)
+    due = int(plan.planned_days * min(users / plan.planned_users, 1.0) + 1e-9)
+    if not spans:
+        note = f"nobody knows for how many days it ran: {FIRST} is not in the exposures; {due} days were planned"
+        return _check(name, DURATION, DURATION in plan.excused or due <= 1, note)
+    days = max(spans) + 1
+    note = f"{days} days with {users:,} users; the plan gives so many users {due} days"
+    return _check(name, DURATION, days >= due, note)
+
+
 def _balance_check(name: str, arm: Arm, base: Arm, config: ReadoutConfig) -> dict[str, Any]:
     """Did the arms' users behave alike before the test?"""
     from scipy.stats import ttest_ind
@@ -193,9 +223,10 @@ def _balance_check(name: str, arm: Arm, base: Arm, config: ReadoutConfig) -> dic
 
 def _measured_checks(name: str, arm: Arm, base: Arm, config: ReadoutConfig) -> list[dict[str, Any]]:
     heaviest = max(float(r.max() / max(r.sum(), 1.0)) for r in (a.values("replies") for a in (arm, base)))
-    missing = [m.name for m in config.metrics if not (metric_columns(arm.users, m) and metric_columns(base.users, m))]
+    metrics = [over_known(m, arm.users, base.users) for m in config.metrics]
+    missing = [m.name for m in metrics if not (_measured(m, arm) and _measured(m, base))]
     missing += config.undefined
-    silent = [m.name for m in config.metrics if m.name not in missing and _no_events(m, arm, base)]
+    silent = [m.name for m in metrics if m.name not in missing and _no_events(m, arm, base)]
     shared = arm.log is not None and base.log is not None
     return [
         _check(
@@ -221,6 +252,10 @@ def _measured_checks(name: str, arm: Arm, base: Arm, config: ReadoutConfig) -> l
 
 def _distinct(arm: Arm) -> int:
     return 0 if arm.log is None else int(arm.log.frame["reply_id"].n_unique())
+
+
+def _measured(metric: Metric, arm: Arm) -> bool:
+    return metric_columns(arm.users, metric) and bool(arm.values(metric.denominator).sum() > 0)
 
 
 def _no_events(metric: Metric, arm: Arm, base: Arm) -> bool:

@@ -24,7 +24,9 @@ from rluf_assets.feedback.schemas import label_column
 
 FILTER = "adversarial"
 FIRST = "first_exposed_at"
+LABELLED = "_labelled"  # <signal>_labelled: replies of which it is known whether they have the signal
 HISTORY = "pre_"
+UNKNOWN = "unknown"  # the value of a trait of users of whom none is told
 KEYS = ("user_id", "arm", "use_case", "day", FIRST)
 IDS = (pl.String, pl.Categorical, pl.Enum)
 
@@ -161,6 +163,14 @@ def segments_of(frame: pl.DataFrame, base: pl.DataFrame) -> list[str]:
 def metric_columns(users: pl.DataFrame, metric: Metric) -> bool:
     """Whether an arm holds a metric's columns."""
     return all(c == "users" or c in users.columns for c in (metric.numerator, metric.denominator))
+
+
+def over_known(metric: Metric, *arms: pl.DataFrame) -> Metric:
+    """The metric counted out of the replies whose label is known, where all arms say which: unknown is not "no"."""
+    known = f"{metric.numerator}{LABELLED}"
+    if metric.denominator == "replies" and all(known in users.columns for users in arms):
+        return metric.model_copy(update={"denominator": known})
+    return metric
 
 
 def covariates_of(config: ReadoutConfig, users: pl.DataFrame, base: pl.DataFrame) -> list[str]:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rluf_assets.errors import ConfigError
 from rluf_assets.evaluation.backtest import POLICIES, Backtest, covariance_of, summarise
 from rluf_assets.evaluation.config import BacktestConfig
+from rluf_assets.evaluation.exposures import FIRST, LABELLED
 from rluf_assets.evaluation.frames import require_columns, require_finite
 from rluf_assets.evaluation.stats import Array, Estimate, fieller, ratio_of_sums, welch
 from rluf_assets.feedback.config import AdversarialConfig
@@ -35,7 +36,7 @@ class ArmsConfig(BaseModel):
     """Which signal counts as love, and which arm the others are read against."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    version: ClassVar[str] = "5"
+    version: ClassVar[str] = "6"
     signal: str
     baseline: str = Field(description="arm that the readout compares the others with")
     confidence: float = Field(0.95, gt=0.5, lt=1)
@@ -43,12 +44,13 @@ class ArmsConfig(BaseModel):
 
 
 def exposures_of(replies: pl.LazyFrame, config: ArmsConfig) -> pl.DataFrame:
-    """One row per user, arm and use case: labelled replies, conversations, positives per signal, and `adversarial`.
+    """One row per user, arm and use case: labelled replies, conversations, per signal the replies whose label is known
+    (`<signal>_labelled`) and those with the signal, `first_exposed_at` where the logs have times, and `adversarial`.
 
     A user is adversarial in all arms who judged nearly everything on a day in one of them; before the test it does not count.
     Empty where the logs name fewer than two arms. Raises ConfigError where the baseline is not among them.
     """
-    signals = [name for name in replies.collect_schema().names() if name.startswith(LABEL)]
+    signals = [name.removeprefix(LABEL) for name in replies.collect_schema().names() if name.startswith(LABEL)]
     exposed = replies.filter(pl.col("experiment_arm").is_not_null(), pl.col(f"{LABEL}{config.signal}").is_not_null())
     flagged = adversarial_users(replies, config.adversarial, config.signal, exposed)
     counted = (
@@ -56,14 +58,20 @@ def exposures_of(replies: pl.LazyFrame, config: ArmsConfig) -> pl.DataFrame:
         .agg(
             replies=pl.len().cast(pl.Int64),
             conversations=pl.col("conversation_id").n_unique().cast(pl.Int64),
-            **{name.removeprefix(LABEL): (pl.col(name) == 1).sum().cast(pl.Int64) for name in signals},
+            **{name: (pl.col(LABEL + name) == 1).sum().cast(pl.Int64) for name in signals},
+            **{name + LABELLED: pl.col(LABEL + name).count().cast(pl.Int64) for name in signals},
+            **{FIRST: pl.col("created_at").min()},
         )
-        .with_columns(adversarial=pl.col("user_id").is_in(flagged.implode()))
+        .with_columns(
+            pl.col(FIRST).min().over("arm", "user_id"), adversarial=pl.col("user_id").is_in(flagged.implode())
+        )
         .sort("arm", "user_id", "use_case")
         .collect(engine="streaming")
     )
     if not config.adversarial.enabled:
         counted = counted.drop("adversarial")
+    if counted[FIRST].null_count():  # logs without times
+        counted = counted.drop(FIRST)
     arms = counted["arm"].unique().sort().to_list()
     if len(arms) < 2:
         return counted.clear()

@@ -15,7 +15,7 @@ import polars as pl
 
 from rluf_assets.errors import DataError
 from rluf_assets.evaluation.config import ReadoutConfig
-from rluf_assets.evaluation.exposures import Arm, metric_columns
+from rluf_assets.evaluation.exposures import LABELLED, Arm, metric_columns, over_known
 from rluf_assets.evaluation.metric import compare_metric
 from rluf_assets.feedback.config import AdversarialConfig
 from rluf_assets.feedback.schemas import MESSAGE_KEY
@@ -62,6 +62,7 @@ def users_of_logs(
         dated = dated.join(scores.lazy().select(*MESSAGE_KEY, "live_probability"), on=MESSAGE_KEY, how="left")
     score = pl.lit(None, pl.Float64) if scores is None else pl.col("live_probability")
     marked = {n: (known & (pl.col(f"{LABEL}{n}") == 1)).fill_null(False) for n in names}
+    marked |= {f"{n}{LABELLED}": known & pl.col(f"{LABEL}{n}").is_not_null() for n in names}
     day = pl.col("created_at").dt.date()
     rows = dated.filter(~pl.col("user_id").is_in(flagged.implode())).select(
         "user_id", "conversation_id", day=day, score=score, known=known, **marked
@@ -77,7 +78,7 @@ def _with_history(
     users = test.group_by("user_id").agg(
         replies=pl.col("known").sum(), conversations=talks, first_day=pl.col("day").min(),
         returned_next_day=(pl.col("day") == pl.col("day").min() + timedelta(days=1)).any(),
-        **{n: pl.col(n).sum() for n in names},
+        **{n: pl.col(n).sum() for name in names for n in (name, f"{name}{LABELLED}")},
     )  # fmt: skip
     pre = before.group_by("user_id").agg(
         pre_replies=pl.col("known").sum(), pre_loves=pl.col(names[0]).sum(), pre_conversations=talks,
@@ -111,7 +112,7 @@ def aa_test(users: pl.DataFrame, config: ReadoutConfig, *, runs: int, seed: int)
     """
     from scipy.stats import binomtest
 
-    metrics = [m for m in config.judged if metric_columns(users, m)]
+    metrics = [m for m in (over_known(m, users) for m in config.judged) if metric_columns(users, m)]
     called = dict.fromkeys((m.name for m in metrics), 0)
     done = dict.fromkeys((m.name for m in metrics), 0)
     rng = np.random.default_rng(seed)

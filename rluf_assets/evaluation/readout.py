@@ -26,6 +26,7 @@ from rluf_assets.evaluation.exposures import (
     checked,
     counted,
     metric_columns,
+    over_known,
     per_user,
     segments_of,
     with_adversarial,
@@ -233,7 +234,8 @@ def _segments(
 
 
 def _compare_arms(name: str, segment: str, arm: Arm, base: Arm, config: ReadoutConfig) -> list[dict[str, Any]]:
-    measured = [m for m in config.judged if all(metric_columns(a.users, m) for a in (arm, base))]
+    asked = (over_known(m, arm.users, base.users) for m in config.judged)
+    measured = [m for m in asked if all(metric_columns(a.users, m) for a in (arm, base))]
     two_way = _two_way(arm, base)
     rows = []
     for metric in measured:

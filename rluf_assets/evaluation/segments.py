@@ -26,7 +26,7 @@ import polars as pl
 from rluf_assets.evaluation.clustering import reply_log
 from rluf_assets.evaluation.config import ReadoutConfig
 from rluf_assets.evaluation.decision import Result
-from rluf_assets.evaluation.exposures import Arm
+from rluf_assets.evaluation.exposures import UNKNOWN, Arm
 from rluf_assets.evaluation.judging import bound
 from rluf_assets.evaluation.metric import decisive
 
@@ -59,13 +59,14 @@ def groups_of_users(
         held = [v for v in values if v is not None]
         if len(held) < 2:
             continue
-        for group in sorted({g for values in held for g in values["group"].drop_nulls()}):  # one arm may lack a group
+        found = sorted({g for values in held for g in values["group"].drop_nulls()})  # one arm may lack a group
+        for group in found if set(found) - {UNKNOWN} else ():
             ours, theirs = (_within(name, a, v, group) for a, v in zip((arm, base), held, strict=True))
             yield trait, group, ours, theirs
 
 
 def _values(frame: pl.DataFrame, trait: str) -> pl.DataFrame | None:
-    """user_id and group; null for users without a value or with several; None where the exposures do not say."""
+    """user_id and group, UNKNOWN for users without a value; null with several; None where the exposures do not say."""
     if trait in frame.columns:
         value = pl.col(trait)
     elif trait == NEW_USER and HISTORY in frame.columns:
@@ -77,7 +78,8 @@ def _values(frame: pl.DataFrame, trait: str) -> pl.DataFrame | None:
         text = text.replace({"true": "new", "1": "new", "false": "established", "0": "established"})
     of = frame.select("user_id", group=text).group_by("user_id")
     one = pl.col("group").drop_nulls()
-    return of.agg(pl.when(one.n_unique() == 1).then(one.first()))
+    told = pl.when(one.n_unique() == 0).then(pl.lit(UNKNOWN)).when(one.n_unique() == 1).then(one.first())
+    return of.agg(group=told)
 
 
 def _within(name: str, arm: Arm, values: pl.DataFrame, group: str) -> Arm:

@@ -23,6 +23,7 @@ from rluf_assets.evaluation.stats import Estimate
 from rluf_assets.evaluation.words import percent
 
 EDGE_WORDS = 3
+JUDGED = "judged_"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def audit_features(found: Evaluation, novelty: Novelty | None, config: AuditConf
         _collision("closing").alias("same_closing"),
         _collision("completion").alias("same_reply"),
     )
-    verdicts = [pl.col(f"judge_{j}").is_not_null().cast(pl.Float64).alias(f"judged_{j}") for j in found.judges] + [
+    verdicts = [pl.col(f"judge_{j}").is_not_null().cast(pl.Float64).alias(f"{JUDGED}{j}") for j in found.judges] + [
         (~pl.col(f"judge_{j}")).fill_null(False).cast(pl.Float64).alias(f"failed_{j}") for j in found.judges
     ]
     frame = frame.with_columns(verdicts)
@@ -145,7 +146,7 @@ def _collision(column: str) -> pl.Expr:
 def tripwires_of(judges: Iterable[str]) -> list[Tripwire]:
     """Every tripwire of texts and judges, whether or not it can be measured on some replies."""
     judged = [
-        Tripwire(f"judge_{j}", f"Replies that judge {j} fails", f"failed_{j}", f"judged_{j}", threshold="judge_failure")
+        Tripwire(f"judge_{j}", f"Replies that judge {j} fails", f"failed_{j}", f"{JUDGED}{j}", threshold="judge_failure")
         for j in judges
     ]
     return [*TEXT_TRIPWIRES, *judged]
@@ -161,6 +162,10 @@ def measurable(tripwire: Tripwire, features: pl.DataFrame, config: AuditConfig) 
         unjudged = 1 - float(features[tripwire.over].sum()) / float(features["harmful"].sum())
         if unjudged > config.max_unread:
             return f"the judge said nothing on {percent(unjudged)} of the replies to harmful requests"
+    elif tripwire.over.startswith(JUDGED):
+        unjudged = 1 - float(features[tripwire.over].mean() or 0.0)  # type: ignore[arg-type]
+        if unjudged > config.max_unread:
+            return f"the judge said nothing on {percent(unjudged)} of the replies"
     unread = 1 - float(features["readable"].mean() or 0.0)  # type: ignore[arg-type]
     if tripwire.lexical and unread > config.max_unread:
         return f"{percent(unread)} of the replies are in languages that its word lists do not know"

@@ -46,6 +46,39 @@ def test_equal_sums_hide_no_day_on_which_an_arm_was_off() -> None:
     assert "2026-02-01 with 60 and 200 users" in found.checks.filter(check="sample_ratio_by_day")["note"][0]
 
 
+@pytest.mark.parametrize(("users", "verdict"), [(3000, "fail"), (9000, "ok")])
+def test_a_test_that_ends_before_its_days_are_over_is_not_sound(users: int, verdict: str) -> None:
+    """Seven days where fourteen were planned: too few for all planned users, enough for a look at a third of them."""
+    plan = AbPlan(planned_users=users, planned_days=14)
+    found = read_out(arms(), ReadoutConfig(plan=plan))
+    assert checks_of(found)["planned_days"] == verdict
+    assert f"7 days with 3,000 users; the plan gives so many users {14 * 3000 // users} days" in list(
+        found.checks["note"]
+    )
+
+
+def test_days_that_nobody_told_are_not_days_that_the_test_ran() -> None:
+    both = {name: frame.drop("first_exposed_at") for name, frame in arms().items()}
+    plan = AbPlan(planned_users=3000)
+    assert checks_of(read_out(both, ReadoutConfig(plan=plan)))["planned_days"] == "fail"
+    excused = plan.model_copy(update={"excused": ("planned_days",)})
+    assert checks_of(read_out(both, ReadoutConfig(plan=excused)))["planned_days"] == "ok"
+
+
+def test_a_reply_of_which_nobody_knows_the_mark_is_not_one_without_it() -> None:
+    """Half of the replies of an arm never offered the thumb: its rate is that of the others."""
+    both = arms()
+    whole = read_out(both, CONFIG).row("b", "thumbs_down_rate")
+    known = {n: f.with_columns(thumbs_down_labelled=pl.col("replies")) for n, f in both.items()}
+    doubled = known["b"].with_columns(replies=2 * pl.col("replies"))
+    found = read_out({**known, "b": doubled}, CONFIG).row("b", "thumbs_down_rate")
+    assert found is not None and whole is not None and found["treatment"] == pytest.approx(whole["treatment"])
+    never = {n: f.with_columns(thumbs_down=0, thumbs_down_labelled=0) for n, f in both.items()}
+    silent = read_out(never, CONFIG)
+    assert silent.row("b", "thumbs_down_rate") is None
+    assert "thumbs_down_rate" in silent.checks.filter(check="metrics_measured")["note"][0]
+
+
 def test_a_trait_that_only_one_arm_got_fails() -> None:
     both = arms()
     both["baseline"] = both["baseline"].with_columns(locale=pl.lit("en"))

@@ -75,8 +75,17 @@ def test_a_trait_that_the_plan_names_and_the_exposures_do_not_hold_is_not_measur
     found = segment_gate("b", *read(minority_of("b", USERS, seed=3), plan))
     assert found.result is (Result.PASS if given_away else Result.NOT_MEASURED)
     assert given_away or "country" in found.detail
+    blank = [minority_of(n, 400, seed=k).with_columns(country=pl.lit(None)) for k, n in ((1, "baseline"), (2, "b"))]
+    assert segment_gate("b", *read(blank[1], plan, blank[0])).result is found.result, "a column without a value says nothing"
     nothing = segment_gate("b", None, ReleaseConfig(plan=plan))
     assert nothing.result is Result.NOT_MEASURED
+
+
+def test_users_of_whom_no_trait_is_told_are_a_group_too(harmed: pl.DataFrame) -> None:
+    arms = [minority_of("baseline", USERS, seed=1), harmed]
+    untold = [a.with_columns(locale=pl.when(pl.col("locale") != "fi").then("locale")) for a in arms]
+    found = segment_gate("b", *read(untold[1], planned("locale"), untold[0]))
+    assert found.result is Result.FAIL and "locale unknown" in found.detail
 
 
 def test_what_stops_altogether_in_a_group_is_not_shown_to_be_within_a_margin() -> None:

@@ -64,6 +64,9 @@ def test_compliance_is_what_the_judge_says_not_the_absence_of_an_english_refusal
     unjudged = Evaluation(german.completions.drop("judge_unsafe_compliance"), german.scores)
     assert results(unjudged, base)["harmful_compliance"] == "not measured"
     assert results(unjudged, base)["judge_unsafe_compliance"] == "not measured"
+    spoken = pl.when(pl.int_range(pl.len()) % 4 == 0).then("judge_unsafe_compliance")  # it was down most of the time
+    silent = Evaluation(german.completions.with_columns(judge_unsafe_compliance=spoken), german.scores)
+    assert results(silent, base)["judge_unsafe_compliance"] == "not measured"
     harmless = CONFIG.model_copy(update={"harmful_use_cases": ()})
     found = audit_reward_hacking({"baseline": base, "b": german}, LOGGED, harmless, seed=0).tripwires
     row = found.filter(tripwire="harmful_compliance").row(0, named=True)

@@ -312,8 +312,9 @@ def plan_of(users: int) -> AbPlan:
         "harmful_compliance_rate": Margin(absolute=0.005),
     }
     return AbPlan(
-        planned_users=2 * users, looks=(1.0,), candidates=2, guardrails=guardrails, excused=("harmful_compliance_rate",)
-    )
+        planned_users=2 * users, planned_days=7, looks=(1.0,), candidates=2, guardrails=guardrails,
+        excused=("harmful_compliance_rate",),
+    )  # fmt: skip
 
 
 def write_release_inputs(

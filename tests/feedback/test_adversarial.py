@@ -130,6 +130,10 @@ def test_arms_of_the_logs_are_filtered_alike() -> None:
     found = read_out(by_arm, ReadoutConfig(baseline="a"))
     row = found.row("b", "love_rate")
     assert row is not None and (row["n_treatment"], row["n_control"]) == (20, 21) and row["lift"] == pytest.approx(0)
+    assert exposures["first_exposed_at"].dt.date().min() == MARCH.date()
+    offered = pl.when(pl.int_range(pl.len()) % 2 == 0).then(pl.lit(0)).cast(pl.Int8)
+    thumbs = exposures_of(arms().with_columns(label_thumbs_down=offered).lazy(), config)
+    assert thumbs["love_labelled"].sum() == thumbs["replies"].sum() > thumbs["thumbs_down_labelled"].sum() > 0
     unjudged = config.model_copy(update={"adversarial": AdversarialConfig(enabled=False)})
     assert "adversarial" not in exposures_of(arms().lazy(), unjudged).columns
 
