@@ -1,4 +1,4 @@
-"""One more day arrives, through the commands a user types; thirty days unattended end where one backfill does."""
+"""One more day arrives, through the commands a user types; fifteen days unattended end where one backfill does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LOGS_ONLY = {
     "profile": "tiny",
     "production": {
         "kind": "simulated",
-        "days": 30,
+        "days": 15,
         "logs": {"replies_per_day": 1500, "helpfulness_pairs": 20, "safety_pairs": 20},
     },
     "signal_set": {"signal": "copy", "holdout_days": 2},
