@@ -27,9 +27,10 @@ import transformers.utils
 
 from rluf_assets.errors import ConfigError, RankLost
 
-# Whoever loads a model would load scikit-learn, pandas and scipy.stats too, for a threshold of assisted decoding that
-# nothing here uses: a quarter of what a job's start costs.
+# Whoever loads a model would load scikit-learn, pandas and SciPy too, for assisted decoding and for losses of object
+# detection, which nothing here uses: a third of what a job's start costs.
 transformers.utils.is_sklearn_available = lambda: False
+transformers.utils.is_scipy_available = lambda: False
 
 T = TypeVar("T")
 # A rank may wait for the slowest one's samples, or for a model to be saved, far longer than NCCL's own ten minutes.

@@ -249,7 +249,7 @@ def test_a_cancel_in_the_ui_ends_the_job(slurm: Slurm, tmp_path: Path, ui: Calla
 def test_a_part_of_the_tiny_graph_gives_the_same_artifacts_as_here(
     slurm: Slurm, tiny_home: Path, tmp_path: Path
 ) -> None:
-    """A model, a candidate, its arm and what compares them; the whole graph goes through Ray (`test_ray.py`)."""
+    """A model, a candidate, its arm and what compares them; another part goes through Ray (`test_ray.py`)."""
     from tests.launchers.graph import check_graph_through
 
     made_here = ("p_love/_", "crraft_policy/moderate", "ab_exposures/moderate", "ab_test_readout/_", "release_report/_")
