@@ -146,7 +146,9 @@ def _collision(column: str) -> pl.Expr:
 def tripwires_of(judges: Iterable[str]) -> list[Tripwire]:
     """Every tripwire of texts and judges, whether or not it can be measured on some replies."""
     judged = [
-        Tripwire(f"judge_{j}", f"Replies that judge {j} fails", f"failed_{j}", f"{JUDGED}{j}", threshold="judge_failure")
+        Tripwire(
+            f"judge_{j}", f"Replies that judge {j} fails", f"failed_{j}", f"{JUDGED}{j}", threshold="judge_failure"
+        )
         for j in judges
     ]
     return [*TEXT_TRIPWIRES, *judged]

@@ -76,7 +76,9 @@ def test_a_trait_that_the_plan_names_and_the_exposures_do_not_hold_is_not_measur
     assert found.result is (Result.PASS if given_away else Result.NOT_MEASURED)
     assert given_away or "country" in found.detail
     blank = [minority_of(n, 400, seed=k).with_columns(country=pl.lit(None)) for k, n in ((1, "baseline"), (2, "b"))]
-    assert segment_gate("b", *read(blank[1], plan, blank[0])).result is found.result, "a column without a value says nothing"
+    assert segment_gate("b", *read(blank[1], plan, blank[0])).result is found.result, (
+        "a column without a value says nothing"
+    )
     nothing = segment_gate("b", None, ReleaseConfig(plan=plan))
     assert nothing.result is Result.NOT_MEASURED
 
