@@ -17,7 +17,7 @@ from tests.loop.test_demo import summary_of
 pytestmark = pytest.mark.slow
 
 # What must have begun when the kill comes, from the first stage to the last.
-POINTS = ("production_store", "raw_messages", "base_policy", "p_love", "crraft_policy/aggressive", "release_report")
+POINTS = ("raw_messages", "base_policy", "crraft_policy/aggressive", "release_report")
 
 
 def start(home: Path) -> subprocess.Popen[bytes]:
