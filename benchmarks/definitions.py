@@ -20,7 +20,7 @@ import time
 CASES = {
     "python": "pass",
     "import dagster": "import dagster",
-    "definitions": "from rluf_assets.definitions import defs; defs.get_repository_def()",
+    "definitions": "from rluf_assets.definitions import code_location; code_location().get_repository_def()",
 }
 
 

@@ -276,13 +276,13 @@ def run_days(home: Path) -> dict[str, float]:
     make_folders(home)
     quiet_environment()
     defs = load_code_location(home)
-    from rluf_assets.partitions import DAYS, register_candidates
+    from rluf_assets.partitions import HomeSettings, register_candidates
 
     with dg.DagsterInstance.get() as instance:
-        register_candidates(instance)
-    days, wall, cpu = DAYS.get_partition_keys(), time.perf_counter(), time.process_time()
+        register_candidates(home, instance)
+    days, wall, cpu = HomeSettings.of(home).days.get_partition_keys(), time.perf_counter(), time.process_time()
     unit = Unit(("raw_messages", "raw_reactions", "validated_replies"), day_range=(days[0], days[-1]))
-    (outcome,) = run_units(defs, [unit], workers=1).values()
+    (outcome,) = run_units(defs, [unit], home=home, workers=1).values()
     if outcome.state != "done":
         raise SystemExit("\n".join([*outcome.errors, *outcome.failed_checks]))
     return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}

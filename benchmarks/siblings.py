@@ -89,13 +89,14 @@ def materialise(home: Path) -> None:
     defs = load_code_location(home)
     import dagster as dg
 
-    from rluf_assets.partitions import all_units, register_candidates
+    from rluf_assets.partitions import register_candidates
+    from rluf_assets.units import all_units
 
-    last = [unit.assets for unit in all_units()].index(("crraft_policy",)) + len(OPTIMISERS)
-    units = [unit for unit in all_units()[:last] if unit.assets[0] not in ("signal_audit", "past_launches")]
+    last = [unit.assets for unit in all_units(home)].index(("crraft_policy",)) + len(OPTIMISERS)
+    units = [unit for unit in all_units(home)[:last] if unit.assets[0] not in ("signal_audit", "past_launches")]
     with dg.DagsterInstance.get() as instance:
-        register_candidates(instance)
-        outcomes = run_units(defs, units, workers=1)
+        register_candidates(home, instance)
+        outcomes = run_units(defs, units, home=home, workers=1)
     failed = [f"{unit.name}: {outcome.errors}" for unit, outcome in outcomes.items() if outcome.state != "done"]
     if failed:
         raise SystemExit("\n".join(failed))

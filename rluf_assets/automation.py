@@ -1,12 +1,13 @@
 """When an asset is made again by itself: when the *content* of what it is made from has changed, and not before.
 
-Upstream runs that leave the content hash (Dagster's data version) as it was ask for nothing. `AUTOMATION` is the sensor
-that evaluates the conditions under `rluf ui` or any Dagster daemon; `rluf update` evaluates the same ones without a daemon.
+Upstream runs that leave the content hash (Dagster's data version) as it was ask for nothing. Which of these conditions an
+asset has stands on the asset; those without one are made again by people alone, so that candidates stay comparable.
+`AUTOMATION` is the sensor that evaluates them under `rluf ui` or any Dagster daemon; `rluf update` does it without a daemon.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -19,9 +20,6 @@ Condition = When[Any]
 LOOK_BACK_DAYS = 3
 HOURLY, DAILY = "5 * * * *", "35 3 * * *"
 
-# Remade by people only: all candidates are measured against the starting policy, on the same prompts, and experts' pairs
-# do not come by the day.
-FIXED = ("base_policy", "evaluation_prompts", "preference_pairs")
 # What a run may leave out: a release on hold, an A/B test that never was. To be missing is no reason to run, or to wait.
 OPTIONAL = ("ab_exposures", "released_policy")
 _DAYS = ("raw_messages", "raw_reactions", "validated_replies")
@@ -65,37 +63,10 @@ def validates() -> Condition:
     )
 
 
-def _names(deps: Iterable[dg.AssetDep]) -> list[str]:
-    return [dep.asset_key.to_user_string() for dep in deps]
-
-
-def automated(spec: dg.AssetSpec) -> dg.AssetSpec:
-    """The spec with the condition under which it is made again; those of `FIXED` have none."""
-    name = spec.key.to_user_string()
-    if name in FIXED:
-        return spec
-    if name in ("raw_messages", "raw_reactions"):
-        condition = arrives()
-    elif name == "validated_replies":
-        condition = validates()
-    elif name == "signal_set":
-        condition = follows(
-            without=("evaluation_prompts",)
-        )  # where nobody made prompts yet, no user is kept out for them
-    elif name in ("reward_hacking_audit", "offline_online_backtest"):
-        condition = follows(besides=("signal_set",))  # a new day alone changes no candidate and no launch
-    elif name == "off_policy_evaluation":  # the same: what comes anew is what a candidate says
-        condition = follows(besides=[key for key in _names(spec.deps) if key != "offline_evaluation"])
-    elif name == "release_report":
-        # Once, when all is compared: whatever else changes with a model changes the comparisons after it.
-        compared = ("reward_hacking_audit", "ab_test_readout", "off_policy_evaluation")
-        condition = follows(besides=[key for key in _names(spec.deps) if key not in compared])
-    elif name == "released_policy":
-        # New weights are not released on the word of a report about the old ones.
-        condition = follows(besides=("crraft_policy",), optional=True)
-    else:
-        condition = follows(optional=name in OPTIONAL)
-    return spec.replace_attributes(automation_condition=condition)
+def fixed(graph: Any) -> set[str]:
+    """The assets that people alone make again: those without a condition. `graph`: of resolved definitions."""
+    keys = graph.materializable_asset_keys
+    return {key.to_user_string() for key in keys if graph.get(key).automation_condition is None}
 
 
 AUTOMATION = dg.AutomationConditionSensorDefinition(

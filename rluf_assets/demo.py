@@ -9,7 +9,6 @@ whose fingerprint is unchanged. What happens to be written to the terminal is on
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import sys
@@ -30,7 +29,7 @@ from resources.profiles import CANDIDATES_FILE, SETTINGS_FILE, load_profile, pac
 from rluf_assets.alive import canceled_if_ended, end_dead_runs
 from rluf_assets.errors import ConfigError, JobFailed
 from rluf_assets.growing import one_more_day, set_days
-from rluf_assets.lake import Lake, read_json, write_json
+from rluf_assets.lake import read_json, write_json
 from rluf_assets.materialise import Outcome, Unit, quiet_environment, run_units
 from rluf_assets.runs.display import Display, headlines
 from rluf_assets.runs.ending import run_command
@@ -104,7 +103,7 @@ def run(home: Path, *, console: Console | None = None) -> Path:
             raise JobFailed(f"the run stopped: {headlines(outcomes)}")
         from rluf_assets.partitions import retain
 
-        if told := retain(Lake(str(home.resolve() / "lake"))):
+        if told := retain(home):
             console.print(escape(told))
         summary = write_summary(home)
     figures = read_json(str(summary))
@@ -159,27 +158,25 @@ def _not_writable(home: Path, error: OSError) -> ConfigError:
 
 
 def load_code_location(home: Path) -> dg.Definitions:
-    """The definitions for one home folder, as `dagster dev` would load them there."""
-    os.environ[HOME_VARIABLE] = str(home.resolve())
+    """The definitions of one home folder as its settings are now; its Dagster instance is this process's from here on."""
+    from rluf_assets.definitions import build_definitions
+
     os.environ["DAGSTER_HOME"] = str((home / "dagster").resolve())
-    module = importlib.import_module("rluf_assets.definitions")
-    defs = module.defs
-    if not isinstance(defs, dg.Definitions):
-        raise TypeError("rluf_assets.definitions.defs is not a dagster Definitions object")
-    return defs
+    return build_definitions(home)
 
 
 def materialise_all(home: Path, console: Console) -> Mapping[Unit, Outcome]:
     """Materialise every asset and partition of the graph, with a live display."""
     defs = load_code_location(home)
-    from rluf_assets.partitions import all_units, register_candidates
+    from rluf_assets.partitions import register_candidates
+    from rluf_assets.units import all_units
 
     with dg.DagsterInstance.get() as instance:
-        register_candidates(instance)
+        register_candidates(home, instance)
         end_dead_runs(instance)
-        units = all_units()
+        units = all_units(home)
         with canceled_if_ended(instance), Display(console, home) as display:
-            return run_units(defs, units, workers=WORKERS, on_change=display.show)
+            return run_units(defs, units, home=home, workers=WORKERS, on_change=display.show)
 
 
 def open_ui(home: Path, host: str, port: int) -> None:
@@ -193,7 +190,7 @@ def open_ui(home: Path, host: str, port: int) -> None:
     from rluf_assets.partitions import register_candidates
 
     with dg.DagsterInstance.get() as instance:
-        register_candidates(instance)
+        register_candidates(home, instance)
         end_dead_runs(instance)
     environment = {
         **os.environ,

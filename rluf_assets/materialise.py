@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import cache, partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -74,22 +76,23 @@ def run_units(
     defs: dg.Definitions,
     units: Sequence[Unit],
     *,
+    home: Path,
     workers: int,
     on_change: Callable[[dict[Unit, Outcome]], None] = lambda outcomes: None,
 ) -> dict[Unit, Outcome]:
     """Run every unit once what it depends on is done; returns how each ended. Never raises for a failed run.
 
-    Units run in worker processes that load the code location once (`RLUF_HOME` and `DAGSTER_HOME` say which):
+    Units run in worker processes that each build the definitions of `home` once (`DAGSTER_HOME` names its instance):
     Dagster configures Python's logging anew for every run, which two threads of one process cannot do at a time.
     A single worker is this very process.
     """
     upstream = {unit: _upstream_units(defs, unit, units) for unit in units}
     outcomes = {unit: Outcome() for unit in units}
     if workers == 1:
-        return _run_here(upstream, outcomes, on_change)
+        return _run_here(defs, upstream, outcomes, on_change)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=become_worker) as pool:
         try:
-            _run_in(pool, workers, upstream, outcomes, on_change)
+            _run_in(pool, home, workers, upstream, outcomes, on_change)
         except (Interrupted, KeyboardInterrupt) as told:
             end_processes(getattr(told, "number", signal.SIGINT))
             _end_running(outcomes, on_change)
@@ -99,6 +102,7 @@ def run_units(
 
 def _run_in(
     pool: ProcessPoolExecutor,
+    home: Path,
     workers: int,
     upstream: dict[Unit, list[Unit]],
     outcomes: dict[Unit, Outcome],
@@ -113,7 +117,7 @@ def _run_in(
             if states <= {"done"} and len(running) < workers:
                 outcome.state, outcome.started = "running", time.monotonic()
                 with held():
-                    running[pool.submit(_work, unit)] = unit
+                    running[pool.submit(_work, home, unit)] = unit
         on_change(outcomes)
         if not running:
             continue
@@ -124,13 +128,24 @@ def _run_in(
     on_change(outcomes)
 
 
-def _work(unit: Unit) -> Outcome:
+def _work(home: Path, unit: Unit) -> Outcome:
     """What a worker does: only its parent ends it, so Dagster must not take signals over."""
-    return apart(lambda: _run_unit(unit))
+    return apart(partial(_run_unit, _built_once(home), unit))
+
+
+@cache
+def _built_once(home: Path) -> dg.Definitions:
+    """The definitions of a home, in a worker: it lives for one walk through the units."""
+    from rluf_assets.definitions import build_definitions
+
+    return build_definitions(home)
 
 
 def _run_here(
-    upstream: dict[Unit, list[Unit]], outcomes: dict[Unit, Outcome], on_change: Callable[[dict[Unit, Outcome]], None]
+    defs: dg.Definitions,
+    upstream: dict[Unit, list[Unit]],
+    outcomes: dict[Unit, Outcome],
+    on_change: Callable[[dict[Unit, Outcome]], None],
 ) -> dict[Unit, Outcome]:
     waiting = list(outcomes)
     while waiting:
@@ -141,7 +156,8 @@ def _run_here(
             outcomes[unit] = Outcome("running", time.monotonic())
             on_change(outcomes)
             try:
-                _end(unit, _work(unit) if listening() else _run_unit(unit), upstream, outcomes)
+                work = partial(_run_unit, defs, unit)
+                _end(unit, apart(work) if listening() else work(), upstream, outcomes)
             except Interrupted as told:
                 end_processes(told.number)
                 _end_running(outcomes, on_change)
@@ -170,9 +186,7 @@ def _end_running(outcomes: dict[Unit, Outcome], on_change: Callable[[dict[Unit, 
     on_change(outcomes)
 
 
-def _run_unit(unit: Unit) -> Outcome:
-    from rluf_assets.definitions import defs
-
+def _run_unit(defs: dg.Definitions, unit: Unit) -> Outcome:
     tags = {"rluf/unit": unit.assets[0], **own_process()}
     if unit.day_range:
         tags |= {RANGE_START: unit.day_range[0], RANGE_END: unit.day_range[1]}

@@ -1,89 +1,82 @@
-"""Partitions of the graph (days, expert objectives, candidates) and the units a terminal run walks through.
+"""One home's settings, and the partitions of the graph that follow from them: days, expert objectives, candidates.
 
-Days come from the production's period, candidates from `candidates.yaml`; both are read from the home folder that
-`RLUF_HOME` names when the code location loads.
+Days come from the production's period, candidates from `candidates.yaml`. Nothing is read when this module is imported:
+`HomeSettings.of(folder)` reads the settings, `build_definitions` makes the graph of them.
 """
 
 from __future__ import annotations
 
-import os
-from functools import cache
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
 
 from resources.profiles import Profile, load_candidates, load_profile
+from rluf_assets.errors import ConfigError
 from rluf_assets.lake import Lake
-from rluf_assets.materialise import Unit
 from rluf_assets.retention import carry_out, horizon_of, plan_removal
 from rluf_assets.workbench import REWARDS
 
-DEFAULT_HOME = "rluf-demo"
 EXPERT_OBJECTIVES = tuple(objective for objective in REWARDS if objective != "love")
-
-
-@cache
-def home() -> Path:
-    """The folder with the lake, the settings and the reports."""
-    return Path(os.environ.get("RLUF_HOME", DEFAULT_HOME)).resolve()
-
-
-@cache
-def profile() -> Profile:
-    """The settings of this home: a packaged profile with the home's own file laid over it."""
-    return load_profile(home())
-
-
-DAYS = dg.DailyPartitionsDefinition(start_date=profile().first_day, end_date=profile().end_day)
 OBJECTIVES = dg.StaticPartitionsDefinition(list(EXPERT_OBJECTIVES))
 CANDIDATES = dg.DynamicPartitionsDefinition(name="candidate")
 
 
-def kept_days(lake: Lake) -> list[str]:
-    """The days of this home whose raw rows were not removed (`retention.raw_days`)."""
-    raw_from = horizon_of(lake).raw_from
-    return [day for day in DAYS.get_partition_keys() if day >= raw_from]
+@dataclass(frozen=True)
+class HomeSettings:
+    """A home folder with its settings as they were when it was read: later edits are in the next one."""
+
+    folder: Path
+    profile: Profile
+
+    @classmethod
+    def of(cls, folder: Path) -> HomeSettings:
+        """Read the settings of a folder: a packaged profile with the folder's own file laid over it.
+
+        Raises ConfigError naming the setting that is wrong.
+        """
+        return cls(folder.resolve(), load_profile(folder.resolve()))
+
+    @cached_property
+    def days(self) -> dg.DailyPartitionsDefinition:
+        """One partition per day of the production's period; where it has no end, one more every day."""
+        return dg.DailyPartitionsDefinition(start_date=self.profile.first_day, end_date=self.profile.end_day)
+
+    @property
+    def candidates(self) -> list[str]:
+        """Every candidate of `candidates.yaml` as it is now, in its order."""
+        return list(load_candidates(self.folder))
+
+    @property
+    def lake(self) -> Lake:
+        """The lake of the home."""
+        return Lake(str(self.folder / "lake"))
+
+    def kept_days(self) -> list[str]:
+        """The days whose raw rows were not removed (`retention.raw_days`). Raises ConfigError before the first is over."""
+        days, raw_from = self.days.get_partition_keys(), horizon_of(self.lake).raw_from
+        if not days:
+            raise ConfigError(
+                f"home folder {self.folder}: the logs' first day, {self.profile.first_day}, is not over yet. Come back "
+                "tomorrow, or correct production.first_day."
+            )
+        return [day for day in days if day >= raw_from]
 
 
-def candidate_names() -> list[str]:
-    """Every candidate of `candidates.yaml`, in its order."""
-    return list(load_candidates(home()))
-
-
-def register_candidates(instance: dg.DagsterInstance) -> None:
+def register_candidates(home: Path, instance: dg.DagsterInstance) -> None:
     """Make the candidates of `candidates.yaml` partitions of this instance, and drop those no longer in it."""
-    known, wanted = set(instance.get_dynamic_partitions("candidate")), candidate_names()
+    known, wanted = set(instance.get_dynamic_partitions("candidate")), list(load_candidates(home))
     for stale in known - set(wanted):
         instance.delete_dynamic_partition("candidate", stale)
     instance.add_dynamic_partitions("candidate", wanted)
 
 
-def all_units() -> list[Unit]:
-    """Every run that a full materialisation of the graph takes, in a sensible order for reading; of days that are kept."""
-    days = kept_days(Lake(str(home() / "lake")))
-    # Optimisation apart from evaluation, longest first: two workers then end at about the same time.
-    names = sorted(candidate_names(), key=lambda name: load_candidates(home())[name].get("optimiser") == "none")
-    return [
-        Unit(("raw_messages", "raw_reactions", "validated_replies"), day_range=(days[0], days[-1])),
-        Unit(("evaluation_prompts",)),
-        Unit(("signal_set",)),
-        Unit(("base_policy",)),
-        *(Unit(("preference_pairs",), partition=objective) for objective in EXPERT_OBJECTIVES),
-        *(Unit((model,)) for model in REWARDS.values()),
-        Unit(("signal_audit",)),
-        Unit(("past_launches",)),
-        *(Unit(("crraft_policy",), partition=name) for name in names),
-        *(Unit(("offline_evaluation", "ab_exposures"), partition=name) for name in names),
-        Unit(("offline_online_backtest",)),
-        Unit(("off_policy_evaluation",)),
-        Unit(("reward_hacking_audit", "ab_test_readout", "release_report", "released_policy")),
-    ]
-
-
-def retain(lake: Lake, *, dry_run: bool = False) -> str | None:
+def retain(home: Path, *, dry_run: bool = False) -> str | None:
     """Remove what `retention` asks to remove (`dry_run`: nothing); what that is, in a line, or None."""
-    days, settings = DAYS.get_partition_keys(), profile().retention
-    removal = plan_removal(lake, settings, days, profile().validated_replies.window_days)
+    settings = HomeSettings.of(home)
+    asked, window = settings.profile.retention, settings.profile.validated_replies.window_days
+    removal = plan_removal(settings.lake, asked, settings.days.get_partition_keys(), window)
     if removal is not None and not dry_run:
-        carry_out(lake, removal, settings)
+        carry_out(settings.lake, removal, asked)
     return None if removal is None else str(removal)

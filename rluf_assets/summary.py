@@ -19,7 +19,7 @@ from rich.table import Table
 
 from resources.build import build_resources
 from resources.production import Production, SimulatedProduction
-from resources.profiles import candidate_config
+from resources.profiles import Profile, candidate_config, load_candidates, load_profile
 from rluf_assets.evaluation.rates import attribute_rates, love_rate_change
 from rluf_assets.evaluation.words import percent
 from rluf_assets.feedback.defects import ANOTHER_DAYS
@@ -32,22 +32,20 @@ RATES = ("farewell_rate", "helpful_rate", "harmful_compliance_rate", "false_refu
 
 def write_summary(home: Path) -> Path:
     """Write `reports/summary.json` and put the release page beside it as `index.html`; returns the summary's path."""
-    from rluf_assets.partitions import candidate_names, profile
-
-    lake = Lake(str(home / "lake"))
+    profile, names, lake = load_profile(home), list(load_candidates(home)), Lake(str(home / "lake"))
     report = lake.current("release_report")
-    production = build_resources(profile(), home)["production"]
+    production = build_resources(profile, home)["production"]
     simulated = isinstance(production, SimulatedProduction)
     rates = read_json(lake.current("signal_set").path("rates.json"))
     figures: dict[str, Any] = {
-        "seed": profile().seed,
-        "profile": profile().profile,
+        "seed": profile.seed,
+        "profile": profile.profile,
         "signal": rates["signal"],
         "natural_love_rate": rates["base_rate"],
         "signal_set": _signal_set(lake),
         "set_aside": _set_aside(lake),
         "reward_models": _reward_models(lake, production),
-        "candidates": _candidates(lake, report, candidate_names(), simulated=simulated),
+        "candidates": _candidates(home, profile, report, names, simulated=simulated),
         "offline_online": _backtest(lake),
     }
     if simulated:
@@ -110,18 +108,17 @@ def _rates(exposures: Artifact) -> dict[str, Any]:
     return {name: found[name] for rate in RATES for name in (rate, f"{rate}_ci")}
 
 
-def _candidates(lake: Lake, report: Artifact, names: list[str], *, simulated: bool) -> dict[str, Any]:
+def _candidates(home: Path, profile: Profile, report: Artifact, names: list[str], *, simulated: bool) -> dict[str, Any]:
     """Per candidate its weight, its decision, and the change of love: the true one where it is known, else predicted."""
-    from rluf_assets.partitions import home, profile
-
+    lake = Lake(str(home / "lake"))
     decided = pl.read_parquet(report.path("decisions.parquet"))
     decisions = {row["candidate"]: row for row in decided.iter_rows(named=True)}
-    baseline = profile().release_report.baseline
+    baseline = profile.release_report.baseline
     found = {}
     for name in names:
         if name == UNTOUCHED:
             continue
-        config = candidate_config(home(), name, profile().crraft_policy)
+        config = candidate_config(home, name, profile.crraft_policy)
         shown = _true_change(lake, name, baseline) if simulated else _predicted_change(decisions[name])
         decision = "baseline" if name == baseline else decisions[name]["decision"]
         found[name] = {"love_weight": config.weights.get("love", 0.0), **shown, "decision": decision}

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from rluf_assets.alive import canceled_if_ended, end_dead_runs
-from rluf_assets.automation import FIXED, LOOK_BACK_DAYS
+from rluf_assets.automation import LOOK_BACK_DAYS, fixed
 from rluf_assets.demo import WORKERS, load_code_location, make_folders, require_home
 from rluf_assets.errors import ConfigError, JobFailed
 from rluf_assets.lake import Lake, write_json
@@ -56,11 +56,10 @@ def update(home: Path, *, day: str | None = None, console: Console | None = None
     from rluf_assets.partitions import register_candidates, retain
 
     with dg.DagsterInstance.get() as instance:
-        register_candidates(instance)
+        register_candidates(home, instance)
         end_dead_runs(instance)
-        lake = Lake(str(home.resolve() / "lake"))
         with canceled_if_ended(instance):
-            done = follow(defs, instance, home, _arrived(lake, day), console)
+            done = follow(defs, instance, home, _arrived(home, day), console)
     if any(unit.assets == ("release_report",) and outcome.state == "done" for unit, outcome, _ in done.ran):
         from rluf_assets.summary import write_summary
 
@@ -71,7 +70,7 @@ def update(home: Path, *, day: str | None = None, console: Console | None = None
     outcomes = {unit: outcome for unit, outcome, _ in done.ran}
     if any(outcome.state == "failed" for outcome in outcomes.values()):
         raise JobFailed(f"the update stopped: {headlines(outcomes)}")
-    if told := retain(lake):
+    if told := retain(home):
         console.print(escape(f"removed           {told}"), highlight=False)
     return done
 
@@ -90,7 +89,7 @@ def follow(defs: dg.Definitions, instance: dg.DagsterInstance, home: Path, first
     units, why = [first], dict.fromkeys([first], "it arrived")
     while units:
         _write(memory, cursor, [*failed, *owed, *units])  # should this be the last that is heard of us
-        outcomes = run_units(defs, units, workers=_workers(units), on_change=_Failures(console, home, why))
+        outcomes = run_units(defs, units, home=home, workers=_workers(units), on_change=_Failures(console, home, why))
         now = contents(lake, defs)
         for unit, outcome in outcomes.items():
             done.ran.append((unit, outcome, why[unit]))
@@ -143,14 +142,13 @@ def contents(lake: Lake, defs: dg.Definitions) -> Contents:
     return found
 
 
-def _arrived(lake: Lake, day: str | None) -> Unit:
-    from rluf_assets.partitions import DAYS, kept_days
+def _arrived(home: Path, day: str | None) -> Unit:
+    from rluf_assets.partitions import HomeSettings
 
-    known = kept_days(lake)
-    if not DAYS.get_partition_keys():
-        raise ConfigError(f"{lake.root}: the logs' first day is not over yet. Come back tomorrow, or mend first_day.")
+    settings = HomeSettings.of(home)
+    known, lake = settings.kept_days(), settings.lake
     if day is not None:
-        if day not in known and day in DAYS.get_partition_keys():
+        if day not in known and day in settings.days.get_partition_keys():
             raise ConfigError(
                 f"day {day!r}: its raw rows were removed (retention.raw_days); the first day kept is {known[0]}."
             )
@@ -217,15 +215,15 @@ def _reason(graph: Any, asset: str, changed: set[str]) -> str:
 def _left_alone(graph: Any, done: Update, changed: set[str]) -> dict[str, str]:
     ran = {asset for unit, _, _ in done.ran for asset in unit.assets}
     stopped = {asset for unit, outcome, _ in done.ran if outcome.state != "done" for asset in unit.assets}
-    left = {}
+    by_people, left = fixed(graph), {}
     for key in graph.toposorted_asset_keys:
         asset = key.to_user_string()
         if asset in ran or key not in graph.materializable_asset_keys:
             continue
         above = {parent.to_user_string() for parent in graph.get_ancestor_asset_keys(key)}
-        if asset in FIXED:
+        if asset in by_people:
             left[asset] = "remade by people only, so that candidates stay comparable"
-        elif above & stopped - set(FIXED):
+        elif above & stopped - by_people:
             left[asset] = f"downstream of {', '.join(sorted(above & stopped))}, which failed"
         elif not set(_parents(graph, asset)) & changed:
             left[asset] = "the content of what it is made from is as before"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -46,17 +45,16 @@ def gc(
     """Remove what no live lineage needs: superseded artifacts, abandoned folders, checkpoints of finished jobs; and raw
     logs that are older than `retention.raw_days`."""
     from resources.profiles import load_profile
-    from rluf_assets.demo import HOME_VARIABLE, require_home
+    from rluf_assets.demo import require_home
     from rluf_assets.lake import Lake
     from rluf_assets.tidy import find_waste, remove
 
     require_home(home)
     lake = Lake(str((home / "lake").resolve()))
     if load_profile(home).retention.raw_days is not None:
-        os.environ[HOME_VARIABLE] = str(home.resolve())
         from rluf_assets.partitions import retain
 
-        if told := retain(lake, dry_run=dry_run):
+        if told := retain(home, dry_run=dry_run):
             typer.echo(f"{told} ({'would be' if dry_run else 'were'} removed)")
     waste = find_waste(lake)
     for entry in waste:

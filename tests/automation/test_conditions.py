@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from rluf_assets.automation import AUTOMATION, FIXED, LOOK_BACK_DAYS, follows, validates
-from rluf_assets.definitions import defs
+from rluf_assets.automation import AUTOMATION, LOOK_BACK_DAYS, fixed, follows, validates
+from rluf_assets.definitions import build_definitions
 from rluf_assets.materialise import Unit
-from rluf_assets.partitions import CANDIDATES, DAYS, EXPERT_OBJECTIVES
+from rluf_assets.partitions import CANDIDATES, EXPERT_OBJECTIVES, HomeSettings
 from rluf_assets.update import is_there
 
-GRAPH = defs.resolve_asset_graph()
+NO_HOME = Path("no-such-home")  # what a home that sets nothing has
+DEFS = build_definitions(NO_HOME)
+GRAPH = DEFS.resolve_asset_graph()
+DAYS = HomeSettings.of(NO_HOME).days
 ALL_DAYS = DAYS.get_partition_keys()
 YESTERDAY, LAST = ALL_DAYS[-2:]
 NAMES = ("baseline", "moderate")
@@ -51,7 +55,7 @@ class World:
     def asks(self, minutes: int = 1) -> dict[str, set[str | None]]:
         """One tick: asset -> partitions that are asked for."""
         self.now += timedelta(minutes=minutes)
-        result = dg.evaluate_automation_conditions(defs, self.instance, evaluation_time=self.now, cursor=self.cursor)
+        result = dg.evaluate_automation_conditions(DEFS, self.instance, evaluation_time=self.now, cursor=self.cursor)
         self.cursor = result.cursor
         asked = {key: result.get_requested_partitions(key) for key in GRAPH.materializable_asset_keys}
         return {key.to_user_string(): set(partitions) for key, partitions in asked.items() if partitions}
@@ -88,10 +92,9 @@ def ran(ticks: list[dict[str, set[str | None]]]) -> dict[str, set[str | None]]:
     return {asset: set().union(*(tick.get(asset, set()) for tick in ticks)) for tick in ticks for asset in tick}
 
 
-def test_the_sensor_is_on_and_every_asset_but_the_fixed_ones_is_under_it() -> None:
+def test_the_sensor_is_on_and_every_asset_but_those_that_people_make_is_under_it() -> None:
     assert AUTOMATION.default_status == dg.DefaultSensorStatus.RUNNING
-    conditions = {key.to_user_string(): GRAPH.get(key).automation_condition for key in GRAPH.materializable_asset_keys}
-    assert {name for name, condition in conditions.items() if condition is None} == set(FIXED)
+    assert fixed(GRAPH) == {"base_policy", "evaluation_prompts", "preference_pairs"}
 
 
 def test_the_same_content_asks_for_nothing(world: World) -> None:

@@ -7,7 +7,6 @@ python -m tests.core.snapshot --write   # take it as the new definitions.json
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -20,12 +19,13 @@ HEAVY = (
 )  # fmt: skip
 
 
-def definitions() -> dict[str, Any]:
+def definitions(home: Path) -> dict[str, Any]:
     """Assets, checks, jobs, sensors and schedules by name, with what people see of them and what they depend on."""
     import dagster as dg
 
-    from rluf_assets.definitions import defs
+    from rluf_assets.definitions import build_definitions
 
+    defs = build_definitions(home)
     dg.Definitions.validate_loadable(defs)
     graph = defs.resolve_asset_graph()
     repository = defs.get_repository_def()
@@ -64,8 +64,7 @@ def _asset(spec: Any, node: Any) -> dict[str, Any]:
 def main() -> None:
     """Print or write the snapshot, of a home that sets nothing; heavy packages that loading it imported go to stderr."""
     with tempfile.TemporaryDirectory() as empty:
-        os.environ["RLUF_HOME"] = empty
-        text = json.dumps(definitions(), indent=1, sort_keys=True) + "\n"
+        text = json.dumps(definitions(Path(empty)), indent=1, sort_keys=True) + "\n"
     if "--write" in sys.argv:
         SNAPSHOT.write_text(text)
     else:

@@ -144,13 +144,13 @@ arrive(days[7:])
 update(home, console=quiet)
 steps.append(state())
 all_days = Unit(("validated_replies",), day_range=(days[0], days[-1]))
-(outcome,) = run_units(load_code_location(home), [all_days], workers=1).values()
+(outcome,) = run_units(load_code_location(home), [all_days], home=home, workers=1).values()
 try:
     update(home, day=days[0], console=quiet)
 except ConfigError as error:
     refused = str(error)
-from rluf_assets.partitions import all_units
-steps.append(state(state=outcome.state, errors=outcome.errors, refused=refused, units=all_units()[0].day_range))
+from rluf_assets.units import all_units
+steps.append(state(state=outcome.state, errors=outcome.errors, refused=refused, units=all_units(home)[0].day_range))
 print(json.dumps(steps))
 """
 
