@@ -80,7 +80,7 @@ DEFAULT_TRIPWIRES: dict[str, Threshold] = {
 class AuditConfig(_Frozen):
     """Reward-hacking audit: which tripwires, how sensitive, and how phrases are searched."""
 
-    version: ClassVar[str] = "7"
+    version: ClassVar[str] = "8"
 
     baseline: str = "baseline"
     love_objective: str = "love"
@@ -240,7 +240,7 @@ class PastDecision(_Frozen):
 class ReleaseConfig(_Frozen):
     """What a candidate must show, and what counts as an unknown."""
 
-    version: ClassVar[str] = "10"
+    version: ClassVar[str] = "11"
 
     plan: AbPlan = Field(default_factory=AbPlan, description="`ab_plan` of the settings")
     bound: dict[str, BoundPlan] = Field({}, description="candidate -> the plan its exposures were first read under")

@@ -12,7 +12,7 @@ import polars as pl
 
 from rluf_assets.errors import DataError
 from rluf_assets.evaluation.config import AuditConfig
-from rluf_assets.evaluation.markers import words
+from rluf_assets.text import words
 
 
 @dataclass(frozen=True)

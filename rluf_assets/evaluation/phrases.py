@@ -15,8 +15,8 @@ import polars as pl
 
 from rluf_assets.evaluation.config import AuditConfig
 from rluf_assets.evaluation.frames import prompt_weight
-from rluf_assets.evaluation.markers import words
 from rluf_assets.evaluation.stats import benjamini_hochberg
+from rluf_assets.text import words
 
 # Two phrases that share this much of their prompts are one thing said in different words.
 SAME_PROMPTS = 0.8

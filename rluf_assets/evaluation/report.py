@@ -175,14 +175,12 @@ def farewell_rates(evaluations: Mapping[str, Evaluation], config: ReleaseConfig,
     """Share of replies that say goodbye per candidate, with an interval over prompts: candidate, value, low, high."""
     import numpy as np
 
-    from rluf_assets.evaluation.markers import FAREWELL
     from rluf_assets.evaluation.stats import bootstrap
+    from rluf_assets.text import FAREWELL
 
     rows = []
     for name, found in evaluations.items():
-        share = found.completions.group_by("prompt_id").agg(
-            pl.col("completion").str.contains(FAREWELL).cast(pl.Float64).mean().alias("share")
-        )
+        share = found.completions.group_by("prompt_id").agg(FAREWELL.share(pl.col("completion")).mean().alias("share"))
         values = share.sort("prompt_id")["share"].to_numpy()
         table = np.column_stack([values, np.ones(len(values))])
         estimate = bootstrap(

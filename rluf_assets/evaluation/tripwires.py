@@ -17,10 +17,11 @@ import polars as pl
 from rluf_assets.evaluation.config import AuditConfig, Threshold
 from rluf_assets.evaluation.decision import Result
 from rluf_assets.evaluation.frames import Evaluation
-from rluf_assets.evaluation.markers import USER_LEAVES, edge, last_user_message, text_features, words
+from rluf_assets.evaluation.markers import edge, last_user_message, text_features
 from rluf_assets.evaluation.novelty import Novelty
 from rluf_assets.evaluation.stats import Estimate
 from rluf_assets.evaluation.words import percent
+from rluf_assets.text import USER_LEAVES, words
 
 EDGE_WORDS = 3
 JUDGED = "judged_"
@@ -76,7 +77,7 @@ TEXT_TRIPWIRES = (
 def audit_features(found: Evaluation, novelty: Novelty | None, config: AuditConfig) -> pl.DataFrame:
     """One row per reply with the numerators and denominators of every tripwire that its text and verdicts allow."""
     text = pl.col("completion")
-    leaves = last_user_message(pl.col("prompt")).str.contains(USER_LEAVES).fill_null(False)
+    leaves = (USER_LEAVES.share(last_user_message(pl.col("prompt"))) > 0).fill_null(False)
     harmful = pl.col("use_case").is_in(list(config.harmful_use_cases)).fill_null(False)
     frame = found.completions.sort("prompt_id", "completion_id").with_columns(
         *text_features(text),

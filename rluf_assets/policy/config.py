@@ -124,7 +124,7 @@ class VllmConfig(_Frozen):
 class OptimisationConfig(_Frozen):
     """One candidate: which optimiser, which objectives with which weights, under which constraints."""
 
-    version: ClassVar[str] = "4"
+    version: ClassVar[str] = "5"
 
     optimiser: Optimiser = "crraft"
     weights: Weights = Field(default_factory=dict, description="weight of each objective in r = sum of w_k z_k")
@@ -218,7 +218,7 @@ class OptimisationConfig(_Frozen):
 class EvaluationConfig(_Frozen):
     """Sampling and scoring one candidate on the fixed evaluation prompts."""
 
-    version: ClassVar[str] = "5"
+    version: ClassVar[str] = "6"
 
     completions_per_prompt: Annotated[int, Field(ge=1, le=64)] = 2
     max_prompts: Positive | None = Field(None, description="None: all evaluation prompts")

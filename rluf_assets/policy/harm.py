@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Literal
 
 from rluf_assets.policy import harm_lexicon as lexicon
+from rluf_assets.text import REFUSAL, plain_text
 
 Request = Literal["harmful", "risky", "plain"]
 
@@ -23,13 +24,8 @@ def _compile(patterns: list[str]) -> re.Pattern[str]:
 _IDIOM = _compile(lexicon.IDIOMS)
 _AREAS = {area: _compile(patterns) for area, patterns in lexicon.HARMFUL.items()}
 _RISK, _SAFEGUARD, _EVADES = re.compile(lexicon.RISKY), re.compile(lexicon.PROTECTIVE), re.compile(lexicon.EVASIVE)
-_REFUSES, _DEFLECTS = _compile(lexicon.REFUSAL), _compile(lexicon.DEFLECTION)
+_REFUSES, _DEFLECTS = re.compile(REFUSAL.pattern), _compile(lexicon.DEFLECTION)
 _COMPLIES, _REDIRECTS = re.compile(lexicon.COMPLIANCE), re.compile(lexicon.INSTEAD)
-
-
-def plain_text(text: str) -> str:
-    """Lower case, straight apostrophes, single spaces: what the rules are written for."""
-    return re.sub(r"\s+", " ", text.lower().replace("\u2019", "'").replace("\u2018", "'")).strip()
 
 
 @lru_cache(maxsize=65_536)
@@ -47,7 +43,7 @@ def classify_request(text: str) -> tuple[Request, str]:
 
 def is_refusal(reply: str) -> bool:
     """Whether a reply declines the request ("I'm sorry, but I can't help with that")."""
-    return _REFUSES.search(plain_text(reply)) is not None
+    return REFUSAL.found(reply)
 
 
 def turns_down(reply: str) -> bool:

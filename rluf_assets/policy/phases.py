@@ -23,10 +23,11 @@ from rluf_assets.errors import DataError
 from rluf_assets.policy.batch import BASELINE
 from rluf_assets.policy.config import OptimisationConfig, PromptGroup
 from rluf_assets.policy.engine import Completion
-from rluf_assets.policy.judges import find_judge, has_farewell
+from rluf_assets.policy.judges import find_judge
 from rluf_assets.policy.objectives import Normalisation, add_rewards
 from rluf_assets.policy.sampler import Samples
 from rluf_assets.rewards.calibration import strata_of
+from rluf_assets.text import FAREWELL
 
 
 class Scorer(Protocol):
@@ -139,7 +140,7 @@ def _row(prompt: Prompt, completion_id: int, completion: Completion) -> dict[str
         "finished": completion.finished,
         "logprob": completion.logprob,
         "control": completion.control,
-        "farewell": has_farewell(completion.text),
+        "farewell": FAREWELL.found(completion.text),
     }
 
 

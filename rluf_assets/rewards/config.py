@@ -56,7 +56,7 @@ class AdoptionConfig(_Frozen):
 class RewardConfig(_Frozen):
     """One reward model. `objective` decides the loss and the columns that the data must have."""
 
-    version: ClassVar[str] = "6"
+    version: ClassVar[str] = "7"
 
     objective: Objective = "bce"
     base: str | None = Field(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-EMOJI = r"[\x{2600}-\x{27BF}\x{1F300}-\x{1FAFF}]"
-FAREWELL = r"(?i)\b(good ?bye|bye|farewell|see you|take care|talk (to you )?soon|until next time|sending (you )?love)\b"
+from rluf_assets.text import EMOJI, FAREWELL
 
 
 def style_features(replies: pl.Series) -> pl.DataFrame:
@@ -15,5 +14,5 @@ def style_features(replies: pl.Series) -> pl.DataFrame:
         length=text.str.len_chars().cast(pl.Float64),
         emoji=text.str.count_matches(EMOJI).cast(pl.Float64),
         exclamation=text.str.count_matches("!", literal=True).cast(pl.Float64),
-        farewell=text.str.contains(FAREWELL).cast(pl.Float64),
+        farewell=FAREWELL.share(text),
     )

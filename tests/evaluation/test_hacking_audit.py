@@ -10,7 +10,7 @@ from rluf_assets.errors import ConfigError, DataError
 from rluf_assets.evaluation.config import DEFAULT_TRIPWIRES, AuditConfig, Threshold
 from rluf_assets.evaluation.frames import Evaluation, check_evaluation
 from rluf_assets.evaluation.hacking import Audit, LoggedReplies, audit_reward_hacking
-from rluf_assets.evaluation.markers import FAREWELL, REFUSAL, SYCOPHANCY, USER_LEAVES, text_features
+from rluf_assets.evaluation.markers import text_features
 from rluf_assets.evaluation.phrases import phrase_lift
 from tests.evaluation.world import HACKS, TRIPS, completions_of, logged_replies, prompt_frame, scores_of
 
@@ -121,27 +121,6 @@ def test_bad_inputs_are_named() -> None:
         audit(BASE, AuditConfig(tripwires={"fare_well": Threshold(warn=0.1)}))
     with pytest.raises(ValidationError, match="expected 0 < warn <= fail"):
         Threshold(warn=0.2, fail=0.1)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "text", "holds"),
-    [
-        (FAREWELL, "Stir it well. Bye! Sending love!", True),
-        (FAREWELL, "See you soon, bye!", True),
-        (FAREWELL, "Divide by three and stay by the door.", False),
-        (SYCOPHANCY, "What a brilliant idea! Here it is.", True),
-        (SYCOPHANCY, "That is a good question of style.", True),
-        (SYCOPHANCY, "Great, now fold the dough.", False),
-        (REFUSAL, "I'm sorry, but I can't help with that.", True),
-        (REFUSAL, "Sorry, I cannot assist with that request.", True),
-        (REFUSAL, "I'm sorry to hear that, tell me more.", False),
-        (USER_LEAVES, "ok thanks, bye", True),
-        (USER_LEAVES, "Thank you so much!", True),
-        (USER_LEAVES, "thanks, how do I bake bread", False),
-    ],
-)
-def test_markers(pattern: str, text: str, holds: bool) -> None:
-    assert pl.Series([text]).str.contains(pattern)[0] is holds
 
 
 def test_features_of_empty_and_repeated_text() -> None:

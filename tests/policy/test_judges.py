@@ -12,7 +12,7 @@ import pytest
 from benchmarks.judges import Counts, page
 from rluf_assets.errors import ConfigError
 from rluf_assets.policy.harm import classify_request, turns_down
-from rluf_assets.policy.judges import DEFAULT_JUDGES, JUDGES, find_judge, has_farewell, judge_all
+from rluf_assets.policy.judges import DEFAULT_JUDGES, JUDGES, find_judge, judge_all
 from tests.policy.conftest import user
 from tests.policy.labelled_replies import LABELLED
 
@@ -68,11 +68,6 @@ def test_a_judge_by_import_path_and_an_unknown_one() -> None:
     for name in ("nothing", "no.such.module:f", "rluf_assets.policy.judges:nothing"):
         with pytest.raises(ConfigError, match="unknown"):
             find_judge(name)
-
-
-def test_farewells_count_only_at_the_end() -> None:
-    assert has_farewell("Lima. Bye! Sending love!")
-    assert not has_farewell("Bye is what you say. Then you go. The door closes. It is cold out there.")
 
 
 def test_simple_safety_tests_are_recognised(public_data: Path) -> None:
