@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import binomtest
 
-from rluf_assets.evaluation.config import AuditConfig, Metric, ReadoutConfig
+from rluf_assets.evaluation.config import HackingAuditConfig, Metric, ReadoutConfig
 from rluf_assets.evaluation.exposures import Arm, per_user
 from rluf_assets.evaluation.frames import Evaluation
 from rluf_assets.evaluation.hacking import LoggedReplies, audit_reward_hacking
@@ -140,7 +140,7 @@ def audit_of(seed: int, hack: str | None, prevalence: float, prompts: int) -> se
         completions = completions_of(frame, seed=100 * seed + k, hack=planted, prevalence=prevalence)
         found[name] = Evaluation(completions, scores_of(completions, seed=100 * seed + k))
     logged = LoggedReplies(logged_replies(2000, 2 * seed), logged_replies(1000, 2 * seed + 1))
-    audit = audit_reward_hacking(found, logged, AuditConfig(resamples=500), seed=seed)
+    audit = audit_reward_hacking(found, logged, HackingAuditConfig(resamples=500), seed=seed)
     return set(audit.tripwires.filter(pl.col("verdict") != "ok")["tripwire"])
 
 

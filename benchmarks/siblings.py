@@ -26,6 +26,7 @@ import yaml
 from scipy import stats
 
 from rluf_assets.lake import Lake
+from rluf_assets.objectives import REWARDS
 from rluf_assets.policy.engine import TransformersEngine
 from rluf_assets.policy.judges import DEFAULT_JUDGES, judge_all
 from rluf_assets.rewards.scoring import RewardModel
@@ -33,7 +34,6 @@ from rluf_assets.simulation import live
 from rluf_assets.simulation.config import LiveTestConfig
 from rluf_assets.simulation.contexts import draw_contexts
 from rluf_assets.simulation.production import LIVE_STREAM
-from rluf_assets.workbench import REWARDS
 
 WEIGHTS = {"helpfulness": 0.7, "safety": 0.3, "love": 0.3}
 NEW_TOKENS = 48

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypedDict
 
+from rluf_assets.errors import DataError
+
 
 class Message(TypedDict):
     """One chat message in the form TRL and Hugging Face chat templates take."""
@@ -31,6 +33,14 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+
+def as_messages(prompt: str | Sequence[Message]) -> list[Message]:
+    """A prompt as messages; a text is one user message. Raises DataError unless it ends with a user's words."""
+    messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
+    if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
+        raise DataError(f"prompt: found {prompt!r}, expected a text, or messages that end with a user's.")
+    return messages
 
 
 def drop_oldest_turn(prompt: Sequence[Message]) -> list[Message]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rluf_assets.commands import cluster, evaluation, feedback, project, rewards
-from rluf_assets.errors import RlufError
+from rluf_assets.errors import RlufError, missing_extra
 from rluf_assets.runs.ending import Interrupted, end_command, listen
 from rluf_assets.storage import REMEDIES, storage_errno
 
@@ -114,17 +114,10 @@ def _main() -> None:
         print(f"rluf: {error}", file=sys.stderr)
         sys.exit(1)
     except ModuleNotFoundError as error:
-        from rluf_assets.jobs.runner import EXTRA_OF
-
-        package = (error.name or "").split(".")[0]
-        if package not in EXTRA_OF:
+        told = missing_extra(error, "rluf")
+        if told is None:
             raise
-        extra = EXTRA_OF[package]
-        print(
-            f"rluf: the package {package!r} is not installed: this command needs the extra {extra!r}. "
-            f"Install it: pip install 'rluf[{extra}]'",
-            file=sys.stderr,
-        )
+        print(told, file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         number = storage_errno(error)

@@ -22,8 +22,8 @@ from rluf_assets.assets.reward_models import reward_model_assets
 from rluf_assets.assets.signals import signal_assets
 from rluf_assets.automation import AUTOMATION
 from rluf_assets.documented import documented
+from rluf_assets.home import DEFAULT_HOME, HOME_VARIABLE
 from rluf_assets.partitions import CANDIDATES, OBJECTIVES, HomeSettings
-from rluf_assets.workbench import DEFAULT_HOME, HOME_VARIABLE
 
 GROUPS = (reaction_log_assets, signal_assets, reward_model_assets, policy_assets, evaluation_assets)
 

@@ -22,8 +22,8 @@ from resources.places import data_folder, locate
 from resources.profiles import SETTINGS_FILE, LoggedSettings, Profile, candidate_config, load_candidates, load_profile
 from rluf_assets.errors import RlufError
 from rluf_assets.feedback.sources import find
+from rluf_assets.objectives import REWARDS
 from rluf_assets.policy.config import EvaluationConfig, OptimisationConfig
-from rluf_assets.workbench import REWARDS
 
 PLANES = {
     "control plane": ("dagster", "polars", "great-expectations", "plotly"),

@@ -10,8 +10,8 @@ import dagster as dg
 from resources.metadata import table_schema
 from resources.profiles import Profile
 from rluf_assets.catalogue import catalogue
+from rluf_assets.objectives import REWARDS
 from rluf_assets.policy.judges import DEFAULT_JUDGES
-from rluf_assets.workbench import REWARDS
 
 
 def documented(spec: dg.AssetSpec, profile: Profile) -> dg.AssetSpec:

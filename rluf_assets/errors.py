@@ -28,6 +28,24 @@ class MissingExtra(RlufError, ImportError):
     """A package of an optional extra is not installed; the message names the extra to install."""
 
 
+# Package -> the extra that brings it.
+EXTRA_OF = {
+    "torch": "train", "transformers": "train", "accelerate": "train", "tokenizers": "train", "peft": "train",
+    "safetensors": "train", "deepspeed": "deepspeed", "vllm": "vllm",
+}  # fmt: skip
+
+
+def missing_extra(error: ModuleNotFoundError, who: str) -> MissingExtra | None:
+    """The error as one that names the extra to install; None for a package that no extra brings."""
+    package = (error.name or "").split(".")[0]
+    if package not in EXTRA_OF:
+        return None
+    extra = EXTRA_OF[package]
+    return MissingExtra(
+        f"{who}: the package {package!r} is not installed. Install the extra {extra!r}: pip install 'rluf[{extra}]'"
+    )
+
+
 class JobFailed(RlufError, RuntimeError):
     """A job ended without publishing its artifact; the message holds its last log lines."""
 

@@ -104,6 +104,12 @@ class Lake:
         if filesystem.exists(path):
             filesystem.rm(path)
 
+    def assets(self) -> list[str]:
+        """Names of all that has an artifact in force, sorted."""
+        filesystem, path = url_to_fs(self.root)
+        found = filesystem.glob(posixpath.join(path, "*", "*", "current.json"))
+        return sorted({str(name).split("/")[-3] for name in found})
+
     def partitions(self, asset: str) -> list[str]:
         """Partitions of an asset that have an artifact in force, sorted."""
         filesystem, path = url_to_fs(posixpath.join(self.root, asset))

@@ -15,8 +15,8 @@ import dagster as dg
 from resources.profiles import Profile, load_candidates, load_profile
 from rluf_assets.errors import ConfigError
 from rluf_assets.lake import Lake
+from rluf_assets.objectives import REWARDS
 from rluf_assets.retention import carry_out, horizon_of, plan_removal
-from rluf_assets.workbench import REWARDS
 
 EXPERT_OBJECTIVES = tuple(objective for objective in REWARDS if objective != "love")
 OBJECTIVES = dg.StaticPartitionsDefinition(list(EXPERT_OBJECTIVES))

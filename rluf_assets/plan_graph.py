@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from resources.launchers.spec import JobResources
 from resources.profiles import LoggedSettings, Profile
+from rluf_assets.objectives import REWARDS
 from rluf_assets.plan_shapes import ROLES
 from rluf_assets.planning import (
     Estimate,
@@ -22,7 +23,6 @@ from rluf_assets.planning import (
     estimate_reward,
 )
 from rluf_assets.policy.config import OptimisationConfig
-from rluf_assets.workbench import REWARDS
 
 LOGS = (
     ("ingest", "raw_messages[DAY]"),

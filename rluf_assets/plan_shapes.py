@@ -16,8 +16,8 @@ from resources.places import data_folder, locate
 from resources.profiles import Profile
 from resources.profiles.plan import ModelShape
 from rluf_assets.errors import ConfigError
+from rluf_assets.objectives import REWARDS
 from rluf_assets.policy.config import BasePolicyConfig
-from rluf_assets.workbench import REWARDS
 
 ASSETS = {objective if objective != "love" else "p_love": asset for objective, asset in REWARDS.items()}
 ROLES = tuple(ASSETS)

@@ -1,119 +1,191 @@
 """Playing with what the graph made: score any reply, let a candidate answer, and see the judges' verdicts.
 
-Behind `lake.score(...)` and `lake.reply(...)` in notebooks and `rluf chat` in a terminal. Models load on first use.
+Behind `home.rewards`, `home.policies` and `home.score` in notebooks and `rluf chat` in a terminal. Models load on first use.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from rluf_assets.chat import Message
-from rluf_assets.errors import ArtifactMissing, DataError, MissingExtra
-from rluf_assets.workbench import REWARDS, Workbench
+from rluf_assets.chat import Message, as_messages
+from rluf_assets.errors import ArtifactMissing
+from rluf_assets.evaluation.frames import Evaluation, read_evaluation
+from rluf_assets.lake import Artifact, Lake
+from rluf_assets.objectives import REWARDS
+from rluf_assets.rewards.reward import Reward, quietly
 
 if TYPE_CHECKING:
     from rluf_assets.policy.engine import TransformersEngine
-    from rluf_assets.rewards.scoring import RewardModel
-
-T = TypeVar("T")
-LOVE = "love"
 
 
 @dataclass(frozen=True)
-class Player:
-    """The reward models, policies and judges of one lake, loaded once."""
+class Rewards(Mapping[str, Reward]):
+    """The reward models in force, by objective: those that are made.
 
-    bench: Workbench
+    home.rewards["love"].score(["Try the blue one."], "Which one?")
+    """
 
-    @cached_property
-    def rewards(self) -> dict[str, RewardModel]:
-        """Objective -> its reward model."""
+    lake: Lake
+    _loaded: dict[str, Reward] = field(default_factory=dict, repr=False)
 
-        def load() -> dict[str, RewardModel]:
-            from rluf_assets.rewards.scoring import RewardModel
+    def __getitem__(self, objective: str) -> Reward:
+        """Raises ArtifactMissing for an objective that is unknown, or not trained yet."""
+        if objective not in REWARDS:
+            raise ArtifactMissing(f"objective {objective!r}: no reward model; expected one of {sorted(REWARDS)}.")
+        folder = self.lake.current(REWARDS[objective]).uri
+        return self._loaded.setdefault(folder, Reward(objective, Path(folder)))
 
-            return {objective: RewardModel.load(self.bench.reward(objective).uri) for objective in REWARDS}
+    def __iter__(self) -> Iterator[str]:
+        return (objective for objective, asset in REWARDS.items() if self.lake.partitions(asset))
 
-        return _needs_torch(load)
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
-    @cached_property
-    def engines(self) -> dict[str, TransformersEngine]:
-        """Candidate -> its engine, filled as candidates are asked."""
-        return {}
+    def __contains__(self, objective: object) -> bool:
+        return objective in list(self)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """All reward models and judges at once; `baseline`: the candidate with whose replies a score is compared."""
+
+    rewards: Rewards
+    baseline: str
 
     def score(self, texts: Sequence[str], prompt: str | Sequence[Message]) -> pl.DataFrame:
         """One row per reply: `reply`, score and rank per objective, `failed` judges, `reasons`.
 
-        Raises DataError for an empty prompt or no replies.
+        `<objective>_rank` is the share of the baseline's own replies that score lower. Raises DataError for an empty
+        prompt or no replies.
         """
-        messages = as_messages(prompt)
-        if not texts or isinstance(texts, str):
-            raise DataError(f"replies: found {texts!r}, expected a list of at least one text.")
-        columns: dict[str, pl.Series] = {"reply": pl.Series(list(texts), dtype=pl.String)}
-        for objective, model in self.rewards.items():
-            scored = model.score([messages] * len(texts), list(texts))[_column(objective)]
-            columns[objective] = scored.alias(objective)
-            lower = np.searchsorted(self._usual[objective], scored.to_numpy()) / len(self._usual[objective])
-            columns[f"{objective}_rank"] = pl.Series(lower)
-        verdicts = [_verdicts(messages, text) for text in texts]
+        columns: dict[str, pl.Series] = {}
+        for objective in REWARDS:
+            scored = self.rewards[objective].score(texts, prompt)
+            columns |= {name: scored[name] for name in ("reply", objective)}
+            usual = self._usual[objective]
+            columns[f"{objective}_rank"] = pl.Series(np.searchsorted(usual, scored[objective].to_numpy()) / len(usual))
+        verdicts = [_verdicts(as_messages(prompt), text) for text in texts]
         columns["failed"] = pl.Series([list(v) for v in verdicts], dtype=pl.List(pl.String))
         columns["reasons"] = pl.Series(["; ".join(v.values()) for v in verdicts], dtype=pl.String)
         return pl.DataFrame(columns)
 
-    def reply(self, candidate: str, prompt: str | Sequence[Message], *, n: int = 1, seed: int = 0) -> pl.DataFrame:
-        """What a candidate answers, sampled n times at temperature 1, scored and judged as `score` does."""
-        messages = as_messages(prompt)
-        engine = self._engine(candidate)
-        room = int(
-            self.bench.lake.current("offline_evaluation", candidate).manifest["spec"]["config"]["max_new_tokens"]
-        )
-        sampled = engine.sample([messages], n=n, max_new_tokens=room, temperature=1.0, seed=seed)[0]
-        return self.score([completion.text for completion in sampled], messages)
-
-    def check(self, candidate: str) -> None:
-        """Load what answering as a candidate takes. Raises ArtifactMissing or MissingExtra before anybody is asked."""
-        self._engine(candidate)
-        _ = self.rewards, self._usual
-
-    def _engine(self, candidate: str) -> TransformersEngine:
-        if candidate not in self.engines:
-            made = self.bench.lake.partitions("crraft_policy")
-            if candidate not in made:
-                raise ArtifactMissing(
-                    f"crraft_policy[{candidate}]: this home has {', '.join(made) or 'no candidates yet'}. "
-                    "Name one of them, or materialise it first."
-                )
-            folder = self.bench.lake.current("crraft_policy", candidate).uri
-
-            def load() -> TransformersEngine:
-                from rluf_assets.policy.engine import TransformersEngine
-
-                return TransformersEngine(folder)
-
-            self.engines[candidate] = _needs_torch(load)
-        return self.engines[candidate]
+    def check(self) -> None:
+        """Load everything. Raises ArtifactMissing or MissingExtra before anybody is asked."""
+        for objective in REWARDS:
+            _ = self.rewards[objective].model
+        _ = self._usual
 
     @cached_property
     def _usual(self) -> dict[str, np.ndarray]:
-        """Sorted scores of the baseline's own replies per objective: what a score is held against."""
-        baseline = self.bench.lake.current("release_report").manifest["spec"]["config"]["baseline"]
-        scores = self.bench.evaluation(baseline).scores
-        return {o: np.sort(scores.filter(pl.col("objective") == o)[_column(o)].to_numpy()) for o in REWARDS}
+        """Sorted scores of the baseline's own replies per objective: what a score is compared with."""
+        scores = self.evaluation(self.baseline).scores
+        return {o: np.sort(scores.filter(pl.col("objective") == o)[self.rewards[o].column].to_numpy()) for o in REWARDS}
+
+    def evaluation(self, candidate: str) -> Evaluation:
+        """A candidate's completions on the fixed prompts, with verdicts, and their scores."""
+        return read_evaluation(candidate, Path(self.rewards.lake.current("offline_evaluation", candidate).uri))
 
 
-def as_messages(prompt: str | Sequence[Message]) -> list[Message]:
-    """A prompt as messages; a text is one user message. Raises DataError unless it ends with a user's words."""
-    messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
-    if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
-        raise DataError(f"prompt: found {prompt!r}, expected a text, or messages that end with a user's.")
-    return messages
+@dataclass(frozen=True)
+class Policy:
+    """One candidate of `candidates.yaml`: its weights, what it says, and what users did with it.
+
+    home.policies["moderate"].reply("Which one is better?", n=3)
+    """
+
+    name: str
+    weights: Mapping[str, float]
+    panel: Panel = field(repr=False)
+
+    @property
+    def artifact(self) -> Artifact:
+        """The policy in force, a Hugging Face folder. Raises ArtifactMissing where it is not made."""
+        made = self._lake.partitions("crraft_policy")
+        if self.name not in made:
+            raise ArtifactMissing(
+                f"crraft_policy[{self.name}]: this home has {', '.join(made) or 'no candidates yet'}. "
+                "Name one of them, or materialise it first."
+            )
+        return self._lake.current("crraft_policy", self.name)
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Its completions on the fixed prompts, with the judges' verdicts, and their scores."""
+        return self.panel.evaluation(self.name)
+
+    @property
+    def exposures(self) -> pl.DataFrame:
+        """One row per user exposed to its arm of the A/B test."""
+        return pl.read_parquet(self._lake.current("ab_exposures", self.name).path("exposures.parquet"))
+
+    @property
+    def iterations(self) -> pl.DataFrame:
+        """One row per iteration of its optimisation: rewards, what was dropped and why, distance from the base policy."""
+        return pl.read_parquet(self.artifact.path("iterations.parquet"))
+
+    def check(self) -> None:
+        """Load all that answering takes. Raises ArtifactMissing or MissingExtra before anybody is asked."""
+        _ = self.engine
+        self.panel.check()
+
+    def reply(self, prompt: str | Sequence[Message], *, n: int = 1, seed: int = 0) -> pl.DataFrame:
+        """What it answers, sampled n times at temperature 1, scored and judged as `home.score` does it."""
+        messages = as_messages(prompt)
+        evaluated = self._lake.current("offline_evaluation", self.name).manifest["spec"]["config"]
+        room = int(evaluated["max_new_tokens"])
+        sampled = self.engine.sample([messages], n=n, max_new_tokens=room, temperature=1.0, seed=seed)[0]
+        return self.panel.score([completion.text for completion in sampled], messages)
+
+    @cached_property
+    def engine(self) -> TransformersEngine:
+        """What it answers with, loaded once. Raises MissingExtra without torch."""
+        folder = self.artifact.uri
+
+        def load() -> TransformersEngine:
+            from rluf_assets.policy.engine import TransformersEngine
+
+            return TransformersEngine(folder)
+
+        return quietly(load)
+
+    @property
+    def _lake(self) -> Lake:
+        return self.panel.rewards.lake
+
+
+@dataclass(frozen=True)
+class Policies(Mapping[str, Policy]):
+    """The candidates, by name, in the order of `candidates.yaml`.
+
+    home.policies["moderate"].evaluation.completions
+    """
+
+    weights: Mapping[str, Mapping[str, float]]
+    panel: Panel = field(repr=False)
+    _loaded: dict[str, Policy] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, name: str) -> Policy:
+        """Raises ArtifactMissing for a name that is not in candidates.yaml."""
+        policy = self._loaded.get(name) or Policy(name, self.weights.get(name, {}), self.panel)
+        if name not in self.weights:
+            _ = policy.artifact
+        return self._loaded.setdefault(name, policy)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.weights
 
 
 def _verdicts(prompt: Sequence[Message], text: str) -> dict[str, str]:
@@ -121,28 +193,3 @@ def _verdicts(prompt: Sequence[Message], text: str) -> dict[str, str]:
     from rluf_assets.policy.judges import JUDGES, judge_all
 
     return {name: v.reason for name, v in judge_all(prompt, text, tuple(JUDGES)).items() if not v.passed}
-
-
-def _column(objective: str) -> str:
-    return "live_probability" if objective == LOVE else "logit"
-
-
-def _needs_torch(load: Callable[[], T]) -> T:
-    """Load models quietly: no progress bars, nor the notice that notebooks could have prettier ones."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="IProgress not found")
-            from transformers.utils import logging
-
-            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-            return load()
-    except ModuleNotFoundError as error:
-        from rluf_assets.jobs.runner import EXTRA_OF
-
-        extra = EXTRA_OF.get((error.name or "").split(".")[0])
-        if extra is None:
-            raise
-        raise MissingExtra(
-            f"the package {error.name!r} is not installed: scoring and sampling need the extra {extra!r}. "
-            f"Install it: pip install 'rluf[{extra}]'"
-        ) from error

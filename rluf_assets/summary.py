@@ -24,7 +24,7 @@ from rluf_assets.evaluation.rates import attribute_rates, love_rate_change
 from rluf_assets.evaluation.words import percent
 from rluf_assets.feedback.defects import ANOTHER_DAYS
 from rluf_assets.lake import Artifact, Lake, read_json, write_json
-from rluf_assets.workbench import REWARDS
+from rluf_assets.objectives import REWARDS
 
 UNTOUCHED = "untouched"
 RATES = ("farewell_rate", "helpful_rate", "harmful_compliance_rate", "false_refusal_rate")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from resources.profiles import load_candidates
 from rluf_assets.materialise import Unit
+from rluf_assets.objectives import REWARDS
 from rluf_assets.partitions import EXPERT_OBJECTIVES, HomeSettings
-from rluf_assets.workbench import REWARDS
 
 
 def all_units(home: Path) -> list[Unit]:

@@ -21,8 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from resources.profiles.launchers import JobSettings, LauncherSettings, LocalSettings, check_jobs
 from resources.profiles.plan import PlanSettings
 from rluf_assets.errors import ConfigError
-from rluf_assets.evaluation.config import AuditConfig as HackingAuditConfig
-from rluf_assets.evaluation.config import BacktestConfig, ReadoutConfig, ReleaseConfig
+from rluf_assets.evaluation.config import BacktestConfig, HackingAuditConfig, ReadoutConfig, ReleaseConfig
 from rluf_assets.evaluation.off_policy_rows import OffPolicyConfig
 from rluf_assets.evaluation.plan import AbPlan
 from rluf_assets.feedback.config import (
@@ -33,10 +32,10 @@ from rluf_assets.feedback.config import (
     MessagesLayout,
     PairsConfig,
     PromptsConfig,
+    SignalAuditConfig,
     SignalSetConfig,
     judging_signals,
 )
-from rluf_assets.feedback.config import AuditConfig as SignalAuditConfig
 from rluf_assets.policy.config import BasePolicyConfig, EvaluationConfig, OptimisationConfig
 from rluf_assets.rewards.config import RewardConfig
 
@@ -273,11 +272,11 @@ def packaged(name: str) -> Traversable:
     return files(__name__).joinpath(f"{name}.yaml")
 
 
-def load_profile(home: Path, name: str | None = None) -> Profile:
+def load_profile(home: Path, name: str | None = None, *, changes: Mapping[str, Any] | None = None) -> Profile:
     """The profile that `rluf.yaml` in the home folder names, under the file's other keys, under the environment's.
 
     `RLUF__signal_set__user_cap=7` sets `signal_set.user_cap`; values are YAML. `name`, if given, is taken for the
-    packaged profile.
+    packaged profile. `changes` are laid over everything else: what the settings would be with them.
     """
     settings_file = home / SETTINGS_FILE
     own = _mapping(settings_file.read_text(), str(settings_file)) if settings_file.exists() else {}
@@ -286,7 +285,8 @@ def load_profile(home: Path, name: str | None = None) -> Profile:
     name = name or str(over.get("profile", "laptop"))
     ground = _ground(name, over)
     places = [str(settings_file)] * bool(own) + [f"environment ({ENVIRONMENT_PREFIX}...)"] * bool(set_here)
-    merged = _merge(ground, over)
+    places += ["the changes asked for"] * bool(changes)
+    merged = _merge(_merge(ground, over), changes or {})
     if "production" not in merged:
         raise ConfigError(
             f"profile {name}: knows no logs of its own. Say where yours are, under `production` in {settings_file} "

@@ -20,8 +20,8 @@ from rluf_assets.assets.policy import rewards_of
 from rluf_assets.automation import follows
 from rluf_assets.evaluation.logged_arms import ArmsConfig
 from rluf_assets.lake import Lake, read_json
+from rluf_assets.objectives import REWARDS
 from rluf_assets.partitions import CANDIDATES
-from rluf_assets.workbench import REWARDS
 
 EVALUATION: dict[str, Any] = {"group_name": "evaluation", "owners": OWNERS, "code_version": "1"}
 

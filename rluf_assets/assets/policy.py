@@ -8,9 +8,9 @@ from resources.stage import Work
 from rluf_assets.assets.common import OWNERS, HomeSettings, Result, StageRunner, fresh
 from rluf_assets.automation import follows
 from rluf_assets.lake import Artifact, Lake
+from rluf_assets.objectives import REWARDS
 from rluf_assets.partitions import CANDIDATES
 from rluf_assets.policy.config import OptimisationConfig
-from rluf_assets.workbench import REWARDS
 
 
 def rewards_of(lake: Lake) -> dict[str, Artifact]:

@@ -12,9 +12,9 @@ from rluf_assets.assets.common import OWNERS, HomeSettings, Result, StageRunner,
 from rluf_assets.automation import follows
 from rluf_assets.feedback.sources import hash_files
 from rluf_assets.lake import Artifact, content_hash
+from rluf_assets.objectives import REWARDS
 from rluf_assets.partitions import EXPERT_OBJECTIVES
 from rluf_assets.rewards.config import RewardConfig
-from rluf_assets.workbench import REWARDS
 
 MODELS: dict[str, Any] = {
     "group_name": "reward_models",

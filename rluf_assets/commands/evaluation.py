@@ -27,9 +27,9 @@ def report(home: Home = DEFAULT_HOME) -> None:
 def decisions(home: Home = DEFAULT_HOME) -> None:
     """Show every release decision on record: when, on which candidate, under which plan, who or what asked, and why."""
     from rluf_assets.evaluation.decision_log import read_decisions
-    from rluf_assets.workbench import open_lake
+    from rluf_assets.home import open_home
 
-    lines = read_decisions(open_lake(home).lake)
+    lines = read_decisions(open_home(home).lake)
     for line in lines:
         under = f"plan {line['plan']}, evidence {line['evidence_hash']}, weights {line['policy'][:16]}"
         typer.echo(
@@ -128,23 +128,22 @@ def aa_test_command(
 
 def _own_users(home: Path) -> tuple[Any, Any]:
     """Users of the home's validated replies, and the readout's settings."""
-    from resources.profiles import load_profile
     from rluf_assets.errors import ArtifactMissing
     from rluf_assets.evaluation.exposures import FILTER
     from rluf_assets.evaluation.own_logs import users_of_logs
     from rluf_assets.feedback.splits import scan_days
-    from rluf_assets.workbench import open_lake
+    from rluf_assets.home import open_home
 
-    bench = open_lake(home)
-    profile = load_profile(bench.home)
+    opened = open_home(home)
+    profile = opened.settings
     config, made = profile.readout, profile.signal_set
     folders = [
-        Path(bench.lake.current("validated_replies", day).uri) for day in bench.lake.partitions("validated_replies")
+        Path(opened.lake.current("validated_replies", day).uri) for day in opened.lake.partitions("validated_replies")
     ]
     if not folders:
         raise ArtifactMissing("validated_replies: no day is published. Materialise it first.")
     try:
-        scores = bench.holdout_scores()
+        scores = opened.rewards["love"].held_out_scores
     except (ArtifactMissing, OSError):  # P[signal] is not trained yet: behaviour alone
         scores = None
     replies, filtered = scan_days(folders, "replies"), FILTER in config.plan.exclude
@@ -161,12 +160,12 @@ def rollback(
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Put the policy back in force that was released before, and keep the withdrawn one from being released again."""
+    from rluf_assets.home import open_home
     from rluf_assets.rollback import note_in_dagster, roll_back
-    from rluf_assets.workbench import open_lake
 
-    bench = open_lake(home)
-    result = roll_back(bench.lake, reason)
-    note_in_dagster(bench.home, result)
+    opened = open_home(home)
+    result = roll_back(opened.lake, reason)
+    note_in_dagster(opened.folder, result)
     typer.echo(f"Withdrawn: {result.withdrawn['candidate']}. In force: {result.restored['candidate']}.")
     typer.echo(f"Its weights: {result.restored['policy']['uri']}")
 
@@ -179,15 +178,16 @@ def chat(
 ) -> None:
     """Talk to a candidate; every reply comes with its scores and the judges' verdicts. An empty line ends it."""
     from rluf_assets.chat import Message
-    from rluf_assets.workbench import open_lake
+    from rluf_assets.home import open_home
 
-    bench = open_lake(home)
-    bench.player.check(policy)
-    typer.echo(f"{policy}, from {bench.home}. An empty line ends the conversation.")
+    opened = open_home(home)
+    candidate = opened.policies[policy]
+    candidate.check()
+    typer.echo(f"{policy}, from {opened.folder}. An empty line ends the conversation.")
     conversation: list[Message] = []
     while said := _ask():
         conversation.append(Message(role="user", content=said))
-        row = bench.reply(policy, conversation, seed=seed + len(conversation)).row(0, named=True)
+        row = candidate.reply(conversation, seed=seed + len(conversation)).row(0, named=True)
         conversation.append(Message(role="assistant", content=row["reply"]))
         typer.echo(f"{policy}> {row['reply']}\n{_told(row)}")
 
@@ -204,7 +204,7 @@ def _ask() -> str:
 def _told(row: Mapping[str, Any]) -> str:
     """Scores and verdicts of a reply in two lines."""
     from rluf_assets.evaluation.words import number, percent
-    from rluf_assets.workbench import REWARDS
+    from rluf_assets.objectives import REWARDS
 
     scores = [
         f"{o} {percent(row[o]) if o == 'love' else number(row[o], signed=True)} "

@@ -77,7 +77,7 @@ DEFAULT_TRIPWIRES: dict[str, Threshold] = {
 }
 
 
-class AuditConfig(_Frozen):
+class HackingAuditConfig(_Frozen):
     """Reward-hacking audit: which tripwires, how sensitive, and how phrases are searched."""
 
     version: ClassVar[str] = "8"

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from rluf_assets.errors import ConfigError
-from rluf_assets.evaluation.config import AuditConfig
+from rluf_assets.evaluation.config import HackingAuditConfig
 from rluf_assets.evaluation.decision import Result
 from rluf_assets.evaluation.frames import (
     Evaluation,
@@ -56,20 +56,30 @@ class LoggedReplies:
 
 
 @dataclass(frozen=True)
-class Audit:
+class HackingAudit:
     """tripwires: one row per candidate x tripwire (ci_low, ci_high: of `change`). phrases: one row per phrase found."""
 
     tripwires: pl.DataFrame
     phrases: pl.DataFrame
+
+    def write(self, folder: Path) -> None:
+        """`tripwires.parquet` and `phrases.parquet`."""
+        self.tripwires.write_parquet(folder / "tripwires.parquet")
+        self.phrases.write_parquet(folder / "phrases.parquet")
+
+    @classmethod
+    def read(cls, folder: Path) -> HackingAudit:
+        """An audit as the job wrote it. Raises ArtifactMissing for an absent table."""
+        return cls(*(read_parquet(folder / f"{name}.parquet") for name in ("tripwires", "phrases")))
 
     def _repr_html_(self) -> str:
         return str(self.tripwires.drop("examples")._repr_html_())
 
 
 def audit_reward_hacking(
-    evaluations: Mapping[str, Evaluation], logged: LoggedReplies, config: AuditConfig, *, seed: int
-) -> Audit:
-    """Audit every candidate against the baseline.
+    evaluations: Mapping[str, Evaluation], logged: LoggedReplies, config: HackingAuditConfig, *, seed: int
+) -> HackingAudit:
+    """HackingAudit every candidate against the baseline.
 
     Raises DataError for a missing baseline, other prompts than the baseline's, or no logged replies; ConfigError for a
     tripwire threshold that no tripwire has.
@@ -104,7 +114,7 @@ def audit_reward_hacking(
         phrases.append(lifted.with_columns(pl.lit(name).alias("candidate")))
     tripwires = pl.DataFrame(rows, schema=TRIPWIRE_SCHEMA)
     empty = pl.DataFrame(schema={**PHRASE_SCHEMA, "candidate": pl.String})
-    return Audit(tripwires, pl.concat([empty, *phrases]).select("candidate", *PHRASE_SCHEMA))
+    return HackingAudit(tripwires, pl.concat([empty, *phrases]).select("candidate", *PHRASE_SCHEMA))
 
 
 def logged_rates(replies: pl.Series, novelty: Novelty) -> dict[str, float]:
@@ -116,7 +126,7 @@ def logged_rates(replies: pl.Series, novelty: Novelty) -> dict[str, float]:
 
 def _text_rows(
     features: pl.DataFrame, base: pl.DataFrame, judges: list[str], natural: Mapping[str, float],
-    config: AuditConfig, seed: int,
+    config: HackingAuditConfig, seed: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
     asked = [t for t in tripwires_of(judges) if t.threshold_name in config.tripwires]
     why = {t.name: measurable(t, features, config) or measurable(t, base, config) for t in asked}
@@ -156,7 +166,7 @@ def _text_rows(
     return rows
 
 
-def _of_few_events(change: Estimate, cells: Sequence[tuple[Array, Array]], config: AuditConfig) -> Estimate:
+def _of_few_events(change: Estimate, cells: Sequence[tuple[Array, Array]], config: HackingAuditConfig) -> Estimate:
     """The change with exact limits where few prompts have an event on a side: cells are numerator and denominator.
 
     A prompt counts once, by the share of its replies: as few independent trials as there are prompts, or would be if all
@@ -187,7 +197,7 @@ def _scale(tripwire: Tripwire, base: pl.DataFrame) -> float:
 
 def _row(
     tripwire: Tripwire, value: float, baseline: float, logged: float | None, change: Estimate, examples: list[str],
-    config: AuditConfig,
+    config: HackingAuditConfig,
 ) -> dict[str, Any]:  # fmt: skip
     threshold = config.tripwires[tripwire.threshold_name]
     return {
@@ -199,7 +209,7 @@ def _row(
     }  # fmt: skip
 
 
-def _unmeasured(tripwire: Tripwire, why: str, config: AuditConfig) -> dict[str, Any]:
+def _unmeasured(tripwire: Tripwire, why: str, config: HackingAuditConfig) -> dict[str, Any]:
     """The row of a tripwire that the replies do not allow."""
     threshold = config.tripwires[tripwire.threshold_name]
     missing = str(Result.NOT_MEASURED)
@@ -219,7 +229,7 @@ def _examples(features: pl.DataFrame, tripwire: Tripwire, change: Estimate) -> l
     return ordered.unique("prompt_id", keep="first", maintain_order=True)["completion"].head(EXAMPLES).to_list()
 
 
-def _objective_rows(found: Evaluation, base: Evaluation, config: AuditConfig, seed: int) -> list[dict[str, Any]]:
+def _objective_rows(found: Evaluation, base: Evaluation, config: HackingAuditConfig, seed: int) -> list[dict[str, Any]]:
     """Love against each other objective, and love's gain beyond all others'."""
     pairs = {o: paired_scores(found, base, o, config.love_objective) for o in base.objectives}
     if config.love_objective not in pairs:
@@ -270,7 +280,7 @@ def _objective_rows(found: Evaluation, base: Evaluation, config: AuditConfig, se
     return rows
 
 
-def _catastrophe_rows(found: Evaluation, base: Evaluation, config: AuditConfig) -> list[dict[str, Any]]:
+def _catastrophe_rows(found: Evaluation, base: Evaluation, config: HackingAuditConfig) -> list[dict[str, Any]]:
     """Prompts with a reply that an objective puts far below the baseline's worst: in absolute terms, for a win rate is blind
     to one reply in a hundred."""
     if "catastrophe" not in config.tripwires:
@@ -318,7 +328,7 @@ def _replies(found: Evaluation, prompts: pl.Series) -> list[str]:
     return chosen.unique("prompt_id", keep="first", maintain_order=True)["completion"].to_list()
 
 
-def _phrase_row(lifted: pl.DataFrame, found: Evaluation, config: AuditConfig) -> dict[str, Any]:
+def _phrase_row(lifted: pl.DataFrame, found: Evaluation, config: HackingAuditConfig) -> dict[str, Any]:
     """The phrase whose share grew most, with the interval of a paired difference of shares."""
     title = "Share of prompts with the phrase that grew most"
     tripwire = Tripwire("stock_phrase", title, "")
@@ -343,7 +353,7 @@ def _phrase_row(lifted: pl.DataFrame, found: Evaluation, config: AuditConfig) ->
     return _row(tripwire, top["share"], top["baseline_share"], top["logged_share"], change, examples, config)
 
 
-def _require_known_thresholds(judges: list[str], config: AuditConfig) -> None:
+def _require_known_thresholds(judges: list[str], config: HackingAuditConfig) -> None:
     from rluf_assets.evaluation.config import DEFAULT_TRIPWIRES
 
     known = {t.threshold_name for t in tripwires_of(judges)} | set(DEFAULT_TRIPWIRES)
@@ -352,7 +362,7 @@ def _require_known_thresholds(judges: list[str], config: AuditConfig) -> None:
         raise ConfigError(f"reward_hacking_audit: found thresholds for {unknown}, expected some of {sorted(known)}.")
 
 
-def logged_sample(path: Path, config: AuditConfig, *, seed: int) -> pl.DataFrame:
+def logged_sample(path: Path, config: HackingAuditConfig, *, seed: int) -> pl.DataFrame:
     """At most `logged_replies` logged replies, drawn evenly: one column, `completion`. Raises ArtifactMissing."""
     replies: pl.DataFrame = read_parquet(path).select("completion")
     if len(replies) <= config.logged_replies:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from rluf_assets.errors import DataError
-from rluf_assets.evaluation.config import AuditConfig
+from rluf_assets.evaluation.config import HackingAuditConfig
 from rluf_assets.text import words
 
 
@@ -39,7 +39,7 @@ class Novelty:
         return (self.of(completions) > self.threshold).cast(pl.Float64)
 
 
-def fit_novelty(reference: pl.Series, recent: pl.Series, config: AuditConfig) -> Novelty:
+def fit_novelty(reference: pl.Series, recent: pl.Series, config: HackingAuditConfig) -> Novelty:
     """Learn the known n-grams from `reference` replies and the threshold from `recent` ones.
 
     Raises DataError if either is empty.

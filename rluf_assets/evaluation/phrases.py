@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rluf_assets.evaluation.config import AuditConfig
+from rluf_assets.evaluation.config import HackingAuditConfig
 from rluf_assets.evaluation.frames import prompt_weight
 from rluf_assets.evaluation.stats import benjamini_hochberg
 from rluf_assets.text import words
@@ -73,7 +73,7 @@ def presence(texts: pl.DataFrame, max_words: int, wanted: pl.DataFrame | None = 
 
 
 def phrase_lift(
-    completions: pl.DataFrame, baseline: pl.DataFrame, logged: pl.DataFrame, config: AuditConfig
+    completions: pl.DataFrame, baseline: pl.DataFrame, logged: pl.DataFrame, config: HackingAuditConfig
 ) -> pl.DataFrame:
     """Phrases that the candidate uses significantly more often than the baseline, largest gain in share first.
 
@@ -142,7 +142,7 @@ def _with_tests(counts: pl.DataFrame) -> pl.DataFrame:
     return counts.with_columns(pl.Series("p_value", p_value), pl.Series("p_adjusted", adjusted))
 
 
-def _with_logged(found: pl.DataFrame, logged: pl.DataFrame, config: AuditConfig) -> pl.DataFrame:
+def _with_logged(found: pl.DataFrame, logged: pl.DataFrame, config: HackingAuditConfig) -> pl.DataFrame:
     """Adds the share of logged replies that hold the phrase."""
     keys = ["phrase", "words", "position"]
     if logged.is_empty():
@@ -154,7 +154,7 @@ def _with_logged(found: pl.DataFrame, logged: pl.DataFrame, config: AuditConfig)
     return found.join(held, on=keys, how="left", maintain_order="left").with_columns(share)
 
 
-def _with_log_odds(found: pl.DataFrame, prompts: int, config: AuditConfig) -> pl.DataFrame:
+def _with_log_odds(found: pl.DataFrame, prompts: int, config: HackingAuditConfig) -> pl.DataFrame:
     """Log-odds ratio and z-score, under a prior worth `phrase_prior` prompts at the logs' and both sides' share."""
     pooled = (pl.col("ours") + pl.col("theirs")) / (2 * prompts)
     prior = config.phrase_prior * (0.5 * pl.col("logged_share") + 0.5 * pooled)

@@ -6,6 +6,7 @@ none by what noise alone would have shown. What was predicted orders only those 
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -80,10 +81,44 @@ class Evidence:
         return seen or candidate in self.exposed or candidate in config.bound
 
 
-def decide_all(evidence: Evidence, config: ReleaseConfig) -> list[Decision]:
+class Decisions(tuple[Decision, ...]):
     """A decision per candidate: promoted ones first, the best measured of them first, then those that need an A/B test."""
+
+    baseline: str
+
+    @classmethod
+    def of(cls, decisions: Sequence[Decision], baseline: str) -> Decisions:
+        found = cls(decisions)
+        found.baseline = baseline
+        return found
+
+    @property
+    def conclusion(self) -> str:
+        """What people read first: one sentence on what to release and why not the others."""
+        return conclusion(self, self.baseline)
+
+    @property
+    def table(self) -> pl.DataFrame:
+        """One row per candidate: decision, reasons, gates, measured and predicted change."""
+        return decisions_frame(self)
+
+    @property
+    def gates(self) -> pl.DataFrame:
+        """One row per candidate and gate: its result, and why."""
+        return gates_frame(self.table)
+
+    def _repr_html_(self) -> str:
+        shown = self.table.select("candidate", "decision", pl.col("reasons").list.join(" "))
+        return f"<p><b>{html.escape(self.conclusion)}</b></p>{shown._repr_html_()}"
+
+
+def decide(evidence: Evidence, config: ReleaseConfig) -> Decisions:
+    """A decision per candidate, by one table of rules: promote, hold or needs A/B, and why.
+
+    home.release.decide() calls it on a home's evidence in force.
+    """
     candidates = evidence.offline.pareto["candidate"].to_list()
-    decisions = [decide(name, evidence, config) for name in candidates]
+    decisions = [decide_candidate(name, evidence, config) for name in candidates]
 
     def order(d: Decision) -> tuple[int, float, float, str]:
         goal = d.gate(GOAL)
@@ -91,10 +126,10 @@ def decide_all(evidence: Evidence, config: ReleaseConfig) -> list[Decision]:
         measured = gain if isinstance(gain, float) else 0.0
         return (SHOWN_FIRST.index(d.decision), -measured, -(d.love_change or 0.0), d.candidate)
 
-    return sorted(decisions, key=order)
+    return Decisions.of(sorted(decisions, key=order), config.baseline)
 
 
-def decide(candidate: str, evidence: Evidence, config: ReleaseConfig) -> Decision:
+def decide_candidate(candidate: str, evidence: Evidence, config: ReleaseConfig) -> Decision:
     """One candidate's decision."""
     love = evidence.offline.row(candidate, config.love_objective)
     change: dict[str, Any] = {
@@ -178,6 +213,16 @@ def claimed(decision: Decision, judged: Sequence[Decision], love: str) -> tuple[
             f"in order of predicted {love}; how much is not claimed: {decision.claim_lacks}",
         )
     return "no claim", f"on {love} from offline figures: {decision.claim_lacks}"
+
+
+def gates_frame(decisions: pl.DataFrame) -> pl.DataFrame:
+    """One row per candidate and gate of decisions.parquet: candidate, gate, result, why."""
+    rows = [
+        {"candidate": row["candidate"], "gate": gate["title"], "result": gate["result"], "why": gate["detail"]}
+        for row in decisions.iter_rows(named=True)
+        for gate in json.loads(row["gates"])
+    ]
+    return pl.DataFrame(rows, schema=dict.fromkeys(("candidate", "gate", "result", "why"), pl.String))
 
 
 def decisions_frame(decisions: Sequence[Decision]) -> pl.DataFrame:

@@ -15,12 +15,12 @@ import polars as pl
 
 from rluf_assets.evaluation.config import ReleaseConfig
 from rluf_assets.evaluation.frames import Evaluation, read_evaluation, read_parquet
-from rluf_assets.evaluation.hacking import TRIPWIRE_SCHEMA
+from rluf_assets.evaluation.hacking import TRIPWIRE_SCHEMA, HackingAudit
 from rluf_assets.evaluation.offline import compare_offline
 from rluf_assets.evaluation.phrases import PHRASE_SCHEMA
 from rluf_assets.evaluation.rates import attribute_rates, love_rate_change
 from rluf_assets.evaluation.readout import Readout, read_readout
-from rluf_assets.evaluation.release import Decision, Evidence, conclusion, decide_all
+from rluf_assets.evaluation.release import Decisions, Evidence, conclusion, decide
 from rluf_assets.evaluation.reliability import reliability
 from rluf_assets.evaluation.report import ReportData, farewell_rates, side_by_side
 from rluf_assets.evaluation.second_reader import read_off_policy
@@ -48,7 +48,7 @@ class ReleaseFolders:
 class Release:
     """Decisions, the offline comparison behind them, what the page shows, and the summary."""
 
-    decisions: list[Decision]
+    decisions: Decisions
     data: ReportData
     summary: dict[str, Any]
 
@@ -58,22 +58,13 @@ class Release:
 
 def make_release(folders: ReleaseFolders, config: ReleaseConfig, *, seed: int) -> Release:
     """Read the artifacts, decide, and collect what the page shows. Raises as `compare_offline` and the readers do."""
-    evaluations = {name: read_evaluation(name, folder) for name, folder in folders.evaluations.items()}
-    offline = compare_offline(evaluations, config.offline, seed=seed)
-    tripwires, phrases = _audit(folders.audit)
-    readout = _readout(folders.readout)
+    evaluations = read_evaluations(folders)
+    evidence = read_evidence(folders, config, seed=seed, evaluations=evaluations)
+    offline, tripwires, phrases = evidence.offline, *_audit(folders.audit)
     backtest = None
-    if folders.backtest is not None:
-        backtest = (
-            read_parquet(folders.backtest / "backtest.parquet"),
-            read_json(str(folders.backtest / "summary.json")),
-        )
-    trust = assess_trust(evaluations, config.offline, seed=seed)
-    off_policy = read_off_policy(folders.off_policy)
-    past, exposed = backtest[1] if backtest else None, frozenset(folders.exposures)
-    transport = _transport(folders.backtest)
-    evidence = Evidence(offline, tripwires, past, readout, trust, exposed, transport, off_policy)
-    decisions = decide_all(evidence, config)
+    if folders.backtest is not None and evidence.backtest is not None:
+        backtest = (read_parquet(folders.backtest / "backtest.parquet"), evidence.backtest)
+    decisions = decide(evidence, config)
     logged = tripwires.filter((pl.col("tripwire") == "farewell") & pl.col("logged").is_not_null())["logged"]
     data = ReportData(
         decisions=decisions,
@@ -84,20 +75,43 @@ def make_release(folders: ReleaseFolders, config: ReleaseConfig, *, seed: int) -
         logged_farewells=float(logged[0]) if len(logged) else None,
         replies=side_by_side(evaluations, config, seed=seed),
         candidates=offline.pareto["candidate"].to_list(),
-        readout=readout,
+        readout=evidence.readout,
         backtest=backtest,
-        trust=trust,
-        off_policy=off_policy,
+        trust=evidence.trust,
+        off_policy=evidence.off_policy,
         **_reward_figures(folders, config),
         simulation=simulated_truth(folders.exposures, config, seed=seed),
     )
     return Release(decisions, data, _summary(decisions, data, evaluations, config))
 
 
+def read_evaluations(folders: ReleaseFolders) -> dict[str, Evaluation]:
+    """Candidate -> its offline evaluation."""
+    return {name: read_evaluation(name, folder) for name, folder in folders.evaluations.items()}
+
+
+def read_evidence(
+    folders: ReleaseFolders, config: ReleaseConfig, *, seed: int, evaluations: Mapping[str, Evaluation] | None = None
+) -> Evidence:
+    """All that a decision rests on, compared anew from the artifacts. Raises as `compare_offline` and the readers do."""
+    found = read_evaluations(folders) if evaluations is None else evaluations
+    return Evidence(
+        offline=compare_offline(found, config.offline, seed=seed),
+        tripwires=_audit(folders.audit)[0],
+        backtest=None if folders.backtest is None else read_json(str(folders.backtest / "summary.json")),
+        readout=_readout(folders.readout),
+        trust=assess_trust(found, config.offline, seed=seed),
+        exposed=frozenset(folders.exposures),
+        transport=_transport(folders.backtest),
+        off_policy=read_off_policy(folders.off_policy),
+    )
+
+
 def _audit(folder: Path | None) -> tuple[pl.DataFrame, pl.DataFrame]:
     if folder is None:
         return pl.DataFrame(schema=TRIPWIRE_SCHEMA), pl.DataFrame(schema={"candidate": pl.String, **PHRASE_SCHEMA})
-    return read_parquet(folder / "tripwires.parquet"), read_parquet(folder / "phrases.parquet")
+    audit = HackingAudit.read(folder)
+    return audit.tripwires, audit.phrases
 
 
 def _transport(backtest: Path | None) -> pl.DataFrame:
@@ -158,7 +172,7 @@ def simulated_truth(exposures: Mapping[str, Path], config: ReleaseConfig, *, see
 
 
 def _summary(
-    decisions: list[Decision], data: ReportData, evaluations: Mapping[str, Evaluation], config: ReleaseConfig
+    decisions: Decisions, data: ReportData, evaluations: Mapping[str, Evaluation], config: ReleaseConfig
 ) -> dict[str, Any]:
     """summary.json: the conclusion, and per candidate the decision and the figures people ask for."""
     farewells = {row["candidate"]: row for row in data.farewells.iter_rows(named=True)}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from rluf_assets.evaluation.config import AuditConfig, Threshold
+from rluf_assets.evaluation.config import HackingAuditConfig, Threshold
 from rluf_assets.evaluation.decision import Result
 from rluf_assets.evaluation.frames import Evaluation
 from rluf_assets.evaluation.markers import edge, last_user_message, text_features
@@ -74,7 +74,7 @@ TEXT_TRIPWIRES = (
 )
 
 
-def audit_features(found: Evaluation, novelty: Novelty | None, config: AuditConfig) -> pl.DataFrame:
+def audit_features(found: Evaluation, novelty: Novelty | None, config: HackingAuditConfig) -> pl.DataFrame:
     """One row per reply with the numerators and denominators of every tripwire that its text and verdicts allow."""
     text = pl.col("completion")
     leaves = (USER_LEAVES.share(last_user_message(pl.col("prompt"))) > 0).fill_null(False)
@@ -155,7 +155,7 @@ def tripwires_of(judges: Iterable[str]) -> list[Tripwire]:
     return [*TEXT_TRIPWIRES, *judged]
 
 
-def measurable(tripwire: Tripwire, features: pl.DataFrame, config: AuditConfig) -> str | None:
+def measurable(tripwire: Tripwire, features: pl.DataFrame, config: HackingAuditConfig) -> str | None:
     """Why a tripwire cannot be measured on these replies, or None if it can."""
     if tripwire.numerator not in features.columns or tripwire.over not in features.columns:
         return "its judge did not see the replies"

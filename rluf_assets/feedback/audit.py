@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from rluf_assets.feedback.adversarial import with_condemned
-from rluf_assets.feedback.config import ACTS, AdversarialConfig, AuditConfig
+from rluf_assets.feedback.config import ACTS, AdversarialConfig, SignalAuditConfig
 from rluf_assets.feedback.lexicon import sentiment
 from rluf_assets.feedback.sampling import reply_uniform
 from rluf_assets.feedback.schemas import label_column
@@ -24,16 +25,27 @@ from rluf_assets.feedback.statistics import NOTHING, Estimate, correlation, part
 
 # Replies per signal, and others, whose next message is read.
 _NEXT_MESSAGES = 20_000
+_FILES = ("audit", "by_use_case", "by_day")
 CONTROLS = "log replies that day, log replies before, log days since first seen"
 
 
 @dataclass(frozen=True)
-class Audit:
+class SignalAudit:
     """One row per signal, and the rates per use case and per day that the report draws."""
 
     table: pl.DataFrame
     by_use_case: pl.DataFrame
     by_day: pl.DataFrame
+
+    def write(self, folder: Path) -> None:
+        """`audit.parquet`, `by_use_case.parquet` and `by_day.parquet`."""
+        for name, table in zip(_FILES, (self.table, self.by_use_case, self.by_day), strict=True):
+            table.write_parquet(folder / f"{name}.parquet")
+
+    @classmethod
+    def read(cls, folder: Path) -> SignalAudit:
+        """An audit as the job wrote it."""
+        return cls(*(pl.read_parquet(folder / f"{name}.parquet") for name in _FILES))
 
     def _repr_html_(self) -> str:
         return str(self.table._repr_html_())
@@ -42,12 +54,12 @@ class Audit:
 def audit_signals(
     replies: pl.LazyFrame,
     messages: pl.LazyFrame,
-    config: AuditConfig,
+    config: SignalAuditConfig,
     *,
     seed: int,
     quarantine: pl.LazyFrame | None = None,
-) -> Audit:
-    """Audit every configured signal. Without times, correlations with returning are null, and said to be.
+) -> SignalAudit:
+    """SignalAudit every configured signal. Without times, correlations with returning are null, and said to be.
 
     `quarantine`: rows that the contract set aside, of which scripted bursts are counted.
     """
@@ -69,10 +81,10 @@ def audit_signals(
     counts = [*config.signals, *map(offered, config.signals)]
     days = user_days.group_by("day").agg(pl.col(counts).sum()).sort("day")
     cases = use_cases.select("use_case", "replies", *counts).sort("use_case")
-    return Audit(pl.DataFrame(rows, infer_schema_length=None), cases, days)
+    return SignalAudit(pl.DataFrame(rows, infer_schema_length=None), cases, days)
 
 
-def _judged(config: AuditConfig) -> AdversarialConfig:
+def _judged(config: SignalAuditConfig) -> AdversarialConfig:
     """The rule by all candidates that say liked or disliked, where it names no signals of its own."""
     if config.adversarial.signals is not None:
         return config.adversarial
@@ -100,11 +112,11 @@ def offered(signal: str) -> str:
     return f"offered_{signal}"
 
 
-def _offered(config: AuditConfig) -> dict[str, pl.Expr]:
+def _offered(config: SignalAuditConfig) -> dict[str, pl.Expr]:
     return {offered(signal): pl.col(label_column(signal)).is_not_null().sum() for signal in config.signals}
 
 
-def _user_days(labelled: pl.LazyFrame, config: AuditConfig) -> pl.DataFrame:
+def _user_days(labelled: pl.LazyFrame, config: SignalAuditConfig) -> pl.DataFrame:
     days = labelled.group_by("user_id", pl.col("created_at").dt.date().alias("day")).agg(
         pl.col("adversarial").first(),
         replies=pl.len(),
@@ -114,7 +126,7 @@ def _user_days(labelled: pl.LazyFrame, config: AuditConfig) -> pl.DataFrame:
     return days.collect(engine="streaming").sort("user_id", "day")
 
 
-def _use_cases(labelled: pl.LazyFrame, config: AuditConfig) -> pl.DataFrame:
+def _use_cases(labelled: pl.LazyFrame, config: SignalAuditConfig) -> pl.DataFrame:
     """Per use case: replies, offered ones by signal, positives, and positives that carry an opposite signal or could."""
 
     def opposite(signal: str) -> pl.Expr:
@@ -140,7 +152,7 @@ def _use_cases(labelled: pl.LazyFrame, config: AuditConfig) -> pl.DataFrame:
 class _Returns:
     """Per user and day with a whole follow-up: did they come back within `return_days`, and how active were they."""
 
-    def __init__(self, user_days: pl.DataFrame, config: AuditConfig) -> None:
+    def __init__(self, user_days: pl.DataFrame, config: SignalAuditConfig) -> None:
         self.confidence = config.confidence
         known = user_days.filter(pl.col("day").is_not_null())
         if known.is_empty():
@@ -170,7 +182,7 @@ class _Returns:
 
 
 def _next_messages(
-    replies: pl.LazyFrame, messages: pl.LazyFrame, config: AuditConfig, positives: Mapping[str, int], seed: int
+    replies: pl.LazyFrame, messages: pl.LazyFrame, config: SignalAuditConfig, positives: Mapping[str, int], seed: int
 ) -> pl.DataFrame:
     """A capped sample of replies that a user message follows: that message's sentiment, and the signals set."""
     total = replies.select(pl.len()).collect().item()
@@ -197,7 +209,7 @@ def _signal_row(
     use_cases: pl.DataFrame,
     returns: _Returns,
     followed: pl.DataFrame,
-    config: AuditConfig,
+    config: SignalAuditConfig,
 ) -> dict[str, Any]:
     totals = use_cases.select(pl.exclude("use_case").sum()).row(0, named=True)
     positives, shown, polarity = totals[signal], totals[offered(signal)], config.polarity[signal]
@@ -238,7 +250,7 @@ def _agreement(followed: pl.DataFrame, polarity: int, confidence: float) -> Esti
     )
 
 
-def _recommend(row: Mapping[str, Any], config: AuditConfig) -> tuple[str, str]:
+def _recommend(row: Mapping[str, Any], config: SignalAuditConfig) -> tuple[str, str]:
     """use / use with care / do not use, with the first reason that applies."""
     sign = row["polarity"]
     low, high = (row[f"return_correlation_controlled_ci_{end}"] for end in ("low", "high"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from rluf_assets.feedback.audit import CONTROLS, Audit, offered
+from rluf_assets.feedback.audit import CONTROLS, SignalAudit, offered
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -20,7 +20,7 @@ STYLE = (
 )
 
 
-def conclusion(audit: Audit) -> str:
+def conclusion(audit: SignalAudit) -> str:
     """The audit in one sentence."""
     named = {
         verdict: audit.table.filter(pl.col("recommendation") == verdict)["signal"].to_list()
@@ -31,7 +31,7 @@ def conclusion(audit: Audit) -> str:
     )
 
 
-def report(audit: Audit) -> str:
+def report(audit: SignalAudit) -> str:
     """The whole page as HTML, Plotly's script included."""
     import plotly.io as pio
     from plotly.offline import get_plotlyjs
@@ -45,7 +45,7 @@ def report(audit: Audit) -> str:
     )
 
 
-def returning(audit: Audit) -> go.Figure:
+def returning(audit: SignalAudit) -> go.Figure:
     """Correlation with returning, raw and controlled, with intervals."""
     figure = _figure("Correlation with the user's return", "correlation over user-days; controlled for " + CONTROLS)
     for name, column in (("raw", "return_correlation"), ("activity controlled for", "return_correlation_controlled")):
@@ -64,7 +64,7 @@ def returning(audit: Audit) -> go.Figure:
     return figure
 
 
-def volume(audit: Audit) -> go.Figure:
+def volume(audit: SignalAudit) -> go.Figure:
     """Positives found, and what is left of them after adversarial users and caps."""
     figure = _figure("Volume", "replies (log scale)")
     for name, column in (("positives", "positives"), ("after adversarial users and caps", "effective_positives")):
@@ -73,7 +73,7 @@ def volume(audit: Audit) -> go.Figure:
     return figure
 
 
-def over_time(audit: Audit) -> go.Figure:
+def over_time(audit: SignalAudit) -> go.Figure:
     """Daily rate of each signal over its mean rate; days without closed windows are left out."""
     figure = _figure("Over time", "rate of the day / rate of the period")
     for signal in audit.table["signal"]:
@@ -86,7 +86,7 @@ def over_time(audit: Audit) -> go.Figure:
     return figure
 
 
-def by_use_case(audit: Audit) -> go.Figure:
+def by_use_case(audit: SignalAudit) -> go.Figure:
     """Rate of each signal per use case over its mean rate."""
     figure = _figure("By use case", "rate of the use case / rate overall")
     cases, signals = audit.by_use_case, audit.table["signal"].to_list()

@@ -180,7 +180,7 @@ class AdversarialConfig(_Config):
     )
 
 
-class AuditConfig(_Config):
+class SignalAuditConfig(_Config):
     """Stage 1: which signal deserves trust."""
 
     version: ClassVar[str] = "6"

@@ -14,11 +14,11 @@ from rluf_assets.lake import Produced
 
 def run(job: Job) -> Produced:
     """Write `tripwires.parquet` and `phrases.parquet`."""
-    from rluf_assets.evaluation.config import AuditConfig
+    from rluf_assets.evaluation.config import HackingAuditConfig
     from rluf_assets.evaluation.frames import read_evaluation
     from rluf_assets.evaluation.hacking import LoggedReplies, audit_reward_hacking, logged_sample
 
-    config = AuditConfig.model_validate(job.config)
+    config = HackingAuditConfig.model_validate(job.config)
     folders = folders_of(job, "offline_evaluation")
     evaluations = {name: read_evaluation(name, folder) for name, folder in folders.items()}
     job.progress(0, len(evaluations), "reading logged replies")
@@ -28,8 +28,7 @@ def run(job: Job) -> Produced:
         recent=logged_sample(signal_set / "holdout.parquet", config, seed=job.seed),
     )
     audit = audit_reward_hacking(evaluations, logged, config, seed=job.seed)
-    audit.tripwires.write_parquet(job.out / "tripwires.parquet")
-    audit.phrases.write_parquet(job.out / "phrases.parquet")
+    audit.write(job.out)
     fired = audit.tripwires.filter(audit.tripwires["verdict"] != "ok")
     metrics = {f"fired: {name}": fired.filter(fired["candidate"] == name).height for name in evaluations}
     metrics.pop(f"fired: {config.baseline}")

@@ -26,14 +26,10 @@ from filelock import FileLock
 from threadpoolctl import threadpool_limits
 
 from resources.launchers.spec import JobSpec
-from rluf_assets.errors import MissingExtra, RankLost, RlufError
+from rluf_assets.errors import RankLost, RlufError, missing_extra
 from rluf_assets.lake import SCRATCH, Artifact, Produced, publish, read_artifact
 from rluf_assets.storage import named_storage
 
-EXTRA_OF = {
-    "torch": "train", "transformers": "train", "accelerate": "train", "tokenizers": "train", "peft": "train",
-    "safetensors": "train", "deepspeed": "deepspeed", "vllm": "vllm",
-}  # fmt: skip
 # Exit status of a job that ended by an error of the toolkit's own: not worth a retry.
 REFUSED = 3
 # How gloo and NCCL say, inside a library's own collective call, that another process has gone.
@@ -121,14 +117,7 @@ def _run_locked(spec: JobSpec, stage: Stage, out: Path, log: Callable[[str], Non
             with one_thread(spec):
                 produced = stage(Job(spec, out, log))
         except ModuleNotFoundError as error:
-            package = (error.name or "").split(".")[0]
-            if package not in EXTRA_OF:
-                raise
-            extra = EXTRA_OF[package]
-            raise MissingExtra(
-                f"job {spec.name}: the package {package!r} is not installed. "
-                f"Install the extra {extra!r}: pip install 'rluf[{extra}]'"
-            ) from error
+            raise missing_extra(error, f"job {spec.name}") or error from error
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         return publish(spec.output_uri, fingerprint=spec.fingerprint, produced=produced, **_facts(spec, started)), False
 

@@ -14,20 +14,18 @@ from rluf_assets.lake import Produced
 def run(job: Job) -> Produced:
     from rluf_assets.feedback.audit import audit_signals
     from rluf_assets.feedback.audit_report import conclusion, report
-    from rluf_assets.feedback.config import AuditConfig
+    from rluf_assets.feedback.config import SignalAuditConfig
     from rluf_assets.feedback.sources import structural_errors
     from rluf_assets.feedback.splits import scan_days
 
-    config = AuditConfig.model_validate(job.config)
+    config = SignalAuditConfig.model_validate(job.config)
     days = list(folders_of(job, "validated_replies").values())
     with structural_errors(job.spec.name):
         audit = audit_signals(
             scan_days(days, "replies"), scan_days(days, "messages"), config, seed=job.seed,
             quarantine=scan_days(days, "quarantine"),
         )  # fmt: skip
-    audit.table.write_parquet(job.out / "audit.parquet")
-    audit.by_use_case.write_parquet(job.out / "by_use_case.parquet")
-    audit.by_day.write_parquet(job.out / "by_day.parquet")
+    audit.write(job.out)
     (job.out / "report.html").write_text(report(audit), encoding="utf-8")
     job.progress(1, 1, conclusion(audit))
     figures = {

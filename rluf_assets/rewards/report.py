@@ -15,6 +15,7 @@ from plotly.io import to_html
 from rluf_assets.rewards.calibration import Calibration
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.evaluation import Evaluation
+from rluf_assets.rewards.reward import conclusion, shown
 from rluf_assets.rewards.set_aside import told
 
 STYLE = """
@@ -35,26 +36,6 @@ def write_report(path: Path, evaluation: Evaluation, calibration: Calibration, c
     library = to_html(go.Figure(), include_plotlyjs=True, full_html=False).split("<div", 1)[0]
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>"
     path.write_text(f"{page}{library}<h1>{html.escape(title)}</h1>{body}</html>", encoding="utf-8")
-
-
-def conclusion(metrics: dict[str, Any], objective: str) -> str:
-    """One sentence: does the model know something, more than its baselines, and is it calibrated?"""
-    if objective != "bce":
-        return (
-            f"The model prefers the reply experts chose in {_percent(metrics, 'pair_accuracy')} of "
-            f"{metrics['eval_pairs']:,} held-out pairs; a bag of words does in "
-            f"{_percent(metrics, 'pair_accuracy_bag_of_words')}, "
-            f"length alone in {_percent(metrics, 'pair_accuracy_length_only')}."
-        )
-    low, high = metrics["observed_over_expected_ci"]
-    slope_low, slope_high = metrics["calibration_slope_ci"]
-    calibrated = low <= 1 <= high and slope_low <= 1 <= slope_high
-    return (
-        f"The model ranks a reacted reply above another with probability {_value(metrics, 'auroc')}, against "
-        f"{_value(metrics, 'auroc_bag_of_words')} for a bag of words and {_value(metrics, 'auroc_length_only')} for "
-        f"length alone; at the live rate it is {'' if calibrated else 'not '}calibrated: observed over expected is "
-        f"{_value(metrics, 'observed_over_expected')}, slope {_value(metrics, 'calibration_slope')}."
-    )
 
 
 def _signal_parts(evaluation: Evaluation, calibration: Calibration, config: RewardConfig) -> list[str | go.Figure]:
@@ -137,8 +118,8 @@ def _figures_table(metrics: dict[str, Any]) -> str:
         if name.endswith("_ci") or not isinstance(value, int | float):
             continue
         interval = metrics.get(f"{name}_ci")
-        shown = "" if interval is None else " to ".join(_number(bound) for bound in interval)
-        rows.append((name.replace("_", " "), _number(value), shown))
+        shown = "" if interval is None else " to ".join(shown(bound) for bound in interval)
+        rows.append((name.replace("_", " "), shown(value), shown))
     return _table(("figure", "value", "interval"), rows)
 
 
@@ -152,7 +133,7 @@ def _signal_mistakes(evaluation: Evaluation, count: int) -> str:
     parts = []
     for title, part in (("Reacted, but scored lowest", missed), ("Scored highest, but no reaction", overrated)):
         rows = [
-            (_number(r["live_probability"]), _asked(r["prompt"]), r["completion"]) for r in part.iter_rows(named=True)
+            (shown(r["live_probability"]), _asked(r["prompt"]), r["completion"]) for r in part.iter_rows(named=True)
         ]
         parts.append(f"<h3>{title}</h3>" + _table(("live probability", "last message", "reply"), rows))
     return "".join(parts)
@@ -160,9 +141,7 @@ def _signal_mistakes(evaluation: Evaluation, count: int) -> str:
 
 def _pair_mistakes(evaluation: Evaluation, count: int) -> str:
     worst = evaluation.rows.sort("margin").head(count)
-    rows = [
-        (_number(r["margin"]), _asked(r["prompt"]), r["chosen"], r["rejected"]) for r in worst.iter_rows(named=True)
-    ]
+    rows = [(shown(r["margin"]), _asked(r["prompt"]), r["chosen"], r["rejected"]) for r in worst.iter_rows(named=True)]
     return _table(("margin", "last message", "chosen by experts", "preferred by the model"), rows)
 
 
@@ -185,19 +164,3 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _figure(figure: go.Figure) -> str:
     figure.update_layout(template="plotly_white")
     return to_html(figure, include_plotlyjs=False, full_html=False)
-
-
-def _number(value: float | None) -> str:
-    if value is None or value != value:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def _value(metrics: dict[str, Any], name: str) -> str:
-    low, high = metrics[f"{name}_ci"]
-    return f"{_number(metrics[name])} ({_number(low)} to {_number(high)})"
-
-
-def _percent(metrics: dict[str, Any], name: str) -> str:
-    low, high = metrics[f"{name}_ci"]
-    return f"{metrics[name]:.1%} ({low:.1%} to {high:.1%})"

@@ -18,10 +18,10 @@ from rluf_assets.catalogue import catalogue, type_name
 from rluf_assets.definitions import build_definitions
 from rluf_assets.errors import ConfigError
 from rluf_assets.lake import Lake
+from rluf_assets.objectives import REWARDS
 from rluf_assets.partitions import HomeSettings, register_candidates
 from rluf_assets.policy.judges import JUDGES
 from rluf_assets.units import all_units
-from rluf_assets.workbench import REWARDS
 from tests.core.snapshot import SNAPSHOT
 from tests.feedback.logs import clean_logs
 

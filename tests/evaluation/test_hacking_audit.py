@@ -7,14 +7,14 @@ import pytest
 from pydantic import ValidationError
 
 from rluf_assets.errors import ConfigError, DataError
-from rluf_assets.evaluation.config import DEFAULT_TRIPWIRES, AuditConfig, Threshold
+from rluf_assets.evaluation.config import DEFAULT_TRIPWIRES, HackingAuditConfig, Threshold
 from rluf_assets.evaluation.frames import Evaluation, check_evaluation
-from rluf_assets.evaluation.hacking import Audit, LoggedReplies, audit_reward_hacking
+from rluf_assets.evaluation.hacking import HackingAudit, LoggedReplies, audit_reward_hacking
 from rluf_assets.evaluation.markers import text_features
 from rluf_assets.evaluation.phrases import phrase_lift
 from tests.evaluation.world import HACKS, TRIPS, completions_of, logged_replies, prompt_frame, scores_of
 
-CONFIG = AuditConfig(resamples=400)
+CONFIG = HackingAuditConfig(resamples=400)
 PROMPTS = prompt_frame(400)
 LOGGED = LoggedReplies(logged_replies(2000, seed=101), logged_replies(800, seed=102))
 
@@ -27,11 +27,11 @@ def evaluation(seed: int, hack: str | None = None, prevalence: float = 0.0, **sh
 BASE = evaluation(1)
 
 
-def audit(candidate: Evaluation, config: AuditConfig = CONFIG) -> Audit:
+def audit(candidate: Evaluation, config: HackingAuditConfig = CONFIG) -> HackingAudit:
     return audit_reward_hacking({"baseline": BASE, "b": candidate}, LOGGED, config, seed=0)
 
 
-def fired(found: Audit) -> set[str]:
+def fired(found: HackingAudit) -> set[str]:
     return set(found.tripwires.filter(pl.col("verdict") != "ok")["tripwire"])
 
 
@@ -48,7 +48,7 @@ def test_clean_candidates_do_not_fire() -> None:
 
 def test_the_farewell_is_found_without_being_told() -> None:
     """No farewell tripwire, 5% prevalence: the phrase search alone finds the planted words, where they stand."""
-    silent = AuditConfig(resamples=200, tripwires={"stock_phrase": DEFAULT_TRIPWIRES["stock_phrase"]})
+    silent = HackingAuditConfig(resamples=200, tripwires={"stock_phrase": DEFAULT_TRIPWIRES["stock_phrase"]})
     found = audit(evaluation(2, "farewell", 0.05), silent)
     top = found.phrases.row(0, named=True)
     assert (top["phrase"], top["position"]) == ("bye sending love", "closing")
@@ -118,7 +118,7 @@ def test_bad_inputs_are_named() -> None:
     with pytest.raises(DataError, match=r"logged replies \(recent\)"):
         audit_reward_hacking({"baseline": BASE, "b": BASE}, empty, CONFIG, seed=0)
     with pytest.raises(ConfigError, match=r"thresholds for \['fare_well'"):
-        audit(BASE, AuditConfig(tripwires={"fare_well": Threshold(warn=0.1)}))
+        audit(BASE, HackingAuditConfig(tripwires={"fare_well": Threshold(warn=0.1)}))
     with pytest.raises(ValidationError, match="expected 0 < warn <= fail"):
         Threshold(warn=0.2, fail=0.1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from rluf_assets.evaluation.config import AuditConfig, Threshold
+from rluf_assets.evaluation.config import HackingAuditConfig, Threshold
 from rluf_assets.evaluation.decision import Result
 from rluf_assets.evaluation.frames import Evaluation
 from rluf_assets.evaluation.gates import audit_gate
@@ -24,9 +24,9 @@ NAMES = (
     "catastrophe",
     "judge_failure",
 )
-CONFIG = AuditConfig(
+CONFIG = HackingAuditConfig(
     resamples=200,
-    tripwires={name: AuditConfig().tripwires[name] for name in NAMES},
+    tripwires={name: HackingAuditConfig().tripwires[name] for name in NAMES},
     harmful_use_cases=("harmful_request",),
 )
 
@@ -36,7 +36,7 @@ def evaluation(seed: int, prompts: int = 300, **texts: float) -> Evaluation:
     return Evaluation(completions, scores_of(completions, seed=seed))
 
 
-def results(candidate: Evaluation, base: Evaluation, config: AuditConfig = CONFIG) -> dict[str, str]:
+def results(candidate: Evaluation, base: Evaluation, config: HackingAuditConfig = CONFIG) -> dict[str, str]:
     found = audit_reward_hacking({"baseline": base, "b": candidate}, LOGGED, config, seed=0)
     return dict(found.tripwires.select("tripwire", "result").iter_rows())
 
@@ -107,4 +107,4 @@ def test_one_catastrophe_in_a_hundred_fails_though_the_win_rate_holds() -> None:
 def test_the_judge_of_compliance_is_one_that_candidates_really_have() -> None:
     from rluf_assets.policy.judges import DEFAULT_JUDGES
 
-    assert AuditConfig().safety_judge in DEFAULT_JUDGES
+    assert HackingAuditConfig().safety_judge in DEFAULT_JUDGES

@@ -18,12 +18,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rluf_assets.evaluation.config import AuditConfig, ReleaseConfig
+from rluf_assets.evaluation.config import HackingAuditConfig, ReleaseConfig
 from rluf_assets.evaluation.frames import Evaluation, check_evaluation
 from rluf_assets.evaluation.hacking import LoggedReplies, audit_reward_hacking
 from rluf_assets.evaluation.offline import compare_offline
-from rluf_assets.evaluation.release import HOLD, PROMOTE, Decision, Evidence, decide
+from rluf_assets.evaluation.release import HOLD, PROMOTE, Decision, Evidence, decide_candidate
 from rluf_assets.evaluation.trust import assess_trust
+from rluf_assets.home import open_home
 from rluf_assets.rewards.config import EvaluationConfig, RewardConfig
 from rluf_assets.rewards.evaluation import evaluate_signal
 from rluf_assets.rewards.scoring import RewardModel
@@ -32,7 +33,6 @@ from rluf_assets.simulation.config import LiveTestConfig
 from rluf_assets.simulation.contexts import draw_contexts
 from rluf_assets.simulation.launches import CONTROL, write_texts
 from rluf_assets.simulation.live import read_replies, true_rates
-from rluf_assets.workbench import open_lake
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
 LEARNED, HELD, PROMPTS = 3000, 4000, 200
@@ -70,7 +70,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
-    base = open_lake(tiny_home).lake.current("base_policy").uri
+    base = open_home(tiny_home).lake.current("base_policy").uri
     contexts = draw_contexts(LiveTestConfig(arm="logs", contexts=LEARNED + HELD + PROMPTS), 0, 7)
     contexts = contexts.sample(fraction=1, shuffle=True, seed=0)
     asked = contexts.select(pl.col("context_id").alias("prompt_id"), "prompt", "use_case")
@@ -108,12 +108,12 @@ def decided(world: World, texts: pl.DataFrame, candidate: pl.DataFrame) -> Decis
     """The decision on one candidate against the production's own policy, without an A/B test."""
     base = evaluated(texts.filter(pl.col("policy") == CONTROL), world.model)
     evaluations = {CONTROL: base, "candidate": evaluated(candidate, world.model)}
-    audit_config = AuditConfig(baseline=CONTROL, resamples=200, harmful_use_cases=())
+    audit_config = HackingAuditConfig(baseline=CONTROL, resamples=200, harmful_use_cases=())
     logged = LoggedReplies(world.learned.select("completion"), world.held.select("completion"))
     audit = audit_reward_hacking(evaluations, logged, audit_config, seed=0)
     trust = assess_trust(evaluations, RELEASE.offline, seed=0).with_columns(spoilt_last=pl.lit(True))
     offline = compare_offline(evaluations, RELEASE.offline, seed=0)
-    return decide("candidate", Evidence(offline, audit.tripwires, BACKTEST, None, trust), RELEASE)
+    return decide_candidate("candidate", Evidence(offline, audit.tripwires, BACKTEST, None, trust), RELEASE)
 
 
 def shifted(texts: pl.DataFrame, how: Callable[[str, np.random.Generator], str]) -> pl.DataFrame:

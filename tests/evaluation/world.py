@@ -322,7 +322,7 @@ def write_release_inputs(
 ) -> dict[str, Path]:
     """All artifacts that a release reads, by the job's input names; the three stages that precede it are run here."""
     from rluf_assets.evaluation.backtest import backtest
-    from rluf_assets.evaluation.config import AuditConfig, BacktestConfig, ReadoutConfig
+    from rluf_assets.evaluation.config import BacktestConfig, HackingAuditConfig, ReadoutConfig
     from rluf_assets.evaluation.frames import Evaluation, check_evaluation
     from rluf_assets.evaluation.hacking import LoggedReplies, audit_reward_hacking
     from rluf_assets.evaluation.readout import read_out, write_readout
@@ -358,7 +358,7 @@ def write_release_inputs(
                 folder / "true_rates.parquet"
             )
     audit = audit_reward_hacking(
-        evaluations, LoggedReplies(logged_replies(2000, 1), logged_replies(1000, 2)), AuditConfig(), seed=0
+        evaluations, LoggedReplies(logged_replies(2000, 1), logged_replies(1000, 2)), HackingAuditConfig(), seed=0
     )
     config = ReadoutConfig(plan=plan_of(users))
     readout = read_out(exposures, config)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rluf_assets.errors import ConfigError
 from rluf_assets.feedback.audit import audit_signals
 from rluf_assets.feedback.audit_report import conclusion, report
-from rluf_assets.feedback.config import AuditConfig
+from rluf_assets.feedback.config import SignalAuditConfig
 from rluf_assets.feedback.lexicon import sentiment
 from rluf_assets.feedback.schemas import label_column
 from rluf_assets.feedback.statistics import correlation, partial_correlation, proportion, ratio
@@ -56,7 +56,7 @@ def _world(seed: int = 0, users: int = 1500, days: int = 40) -> tuple[pl.DataFra
 @pytest.fixture(scope="module")
 def table() -> dict[str, dict]:
     replies, messages = _world()
-    config = AuditConfig(signals=SIGNALS, polarity=POLARITY, min_positives=100)
+    config = SignalAuditConfig(signals=SIGNALS, polarity=POLARITY, min_positives=100)
     audit = audit_signals(replies.lazy(), messages.lazy(), config, seed=0)
     page = report(audit)
     assert "https://" not in page.split("</script>")[-1] and "<script src" not in page
@@ -70,7 +70,7 @@ def test_each_signal_is_counted_over_the_replies_whose_label_of_it_is_known(tabl
     replies, messages = _world()
     known = pl.int_range(pl.len()) % 2 == 0
     half = replies.with_columns(pl.when(known).then(label_column("up")).alias(label_column("up")))
-    audit = audit_signals(half.lazy(), messages.lazy(), AuditConfig(signals=SIGNALS, polarity=POLARITY), seed=0)
+    audit = audit_signals(half.lazy(), messages.lazy(), SignalAuditConfig(signals=SIGNALS, polarity=POLARITY), seed=0)
     found = {row["signal"]: row for row in audit.table.to_dicts()}
     kept = half[label_column("up")].drop_nulls()
     assert found["up"]["offered"] == kept.len() and found["up"]["positives"] == kept.sum()
@@ -112,7 +112,7 @@ def test_volume_purity_and_adversarial_share(table: dict[str, dict]) -> None:
 def test_ambiguous_and_adversarial_signals_are_named() -> None:
     replies, messages = _world(seed=1, users=300)
     both = replies.with_columns(label_down=pl.col("label_up"))
-    config = AuditConfig(signals=SIGNALS, polarity=POLARITY, min_positives=10)
+    config = SignalAuditConfig(signals=SIGNALS, polarity=POLARITY, min_positives=10)
     found = audit_signals(both.lazy(), messages.lazy(), config, seed=0).table.to_dicts()
     assert "ambiguous: 100%" in found[0]["reason"]
     only_bots = replies.with_columns(
@@ -131,7 +131,7 @@ def test_without_times_returning_is_null_and_said_so() -> None:
     messages, reactions = clean_logs(days=3, love_rate=0.5, seed=3)
     none = pl.lit(None, pl.Datetime("us", "UTC"))
     log = validated(messages.with_columns(created_at=none), reactions.with_columns(reacted_at=none), time="none")
-    config = AuditConfig(signals=("love",), min_positives=1, adversarial={"min_shown": 9999})
+    config = SignalAuditConfig(signals=("love",), min_positives=1, adversarial={"min_shown": 9999})
     audit = audit_signals(log.replies.lazy(), log.messages.lazy(), config, seed=0)
     (row,) = audit.table.to_dicts()
     assert row["return_correlation"] is None and row["user_days"] == 0
@@ -143,9 +143,9 @@ def test_unknown_signal_and_missing_polarity() -> None:
     messages, reactions = clean_logs()
     log = validated(messages, reactions)
     with pytest.raises(ConfigError, match="signal 'thumbs_up': the replies have no such label"):
-        audit_signals(log.replies.lazy(), log.messages.lazy(), AuditConfig(), seed=0)
+        audit_signals(log.replies.lazy(), log.messages.lazy(), SignalAuditConfig(), seed=0)
     with pytest.raises(ValidationError, match=r"polarity: no entry for \['wink'\]"):
-        AuditConfig(signals=("wink",))
+        SignalAuditConfig(signals=("wink",))
 
 
 def test_sentiment_lexicon() -> None:

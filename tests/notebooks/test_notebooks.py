@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from rluf_assets import open_lake
+import rluf_assets as rluf
 from rluf_assets.evaluation.readout import no_readout
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
@@ -61,7 +61,7 @@ def test_the_last_story_does_without_an_ab_test(
 ) -> None:
     home = tmp_path / "home"
     shutil.copytree(tiny_home, home, ignore=shutil.ignore_patterns("dagster", "raw_*", "production_store"))
-    readout, folder = no_readout(), Path(open_lake(home).lake.current("ab_test_readout").uri)
+    readout, folder = no_readout(), Path(rluf.open_home(home).lake.current("ab_test_readout").uri)
     for name, frame in (("readout", readout.metrics), ("checks", readout.checks), ("by_day", readout.days)):
         frame.write_parquet(folder / f"{name}.parquet")
     monkeypatch.setenv("RLUF_HOME", str(home))

@@ -10,11 +10,11 @@ from transformers import LlamaConfig
 from resources.profiles import load_profile
 from rluf_assets.doctor import Finding, _models
 from rluf_assets.errors import ConfigError
+from rluf_assets.objectives import REWARDS
 from rluf_assets.policy.engine import TransformersEngine
 from rluf_assets.policy.prompts import PromptEncoder
 from rluf_assets.policy.reply_tokens import left_to_reply
 from rluf_assets.rewards.chat_tokens import ChatTokens
-from rluf_assets.workbench import REWARDS
 from tests.policy.conftest import user
 from tests.policy.test_architectures import SHAPE, save, take_over
 from tests.rewards.test_chat_tokens import CHATML, GEMMA, LLAMA2, LLAMA3, MISTRAL, PHI3, byte_level, wrapped

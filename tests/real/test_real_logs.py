@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from rluf_assets.workbench import open_lake
+from rluf_assets.home import open_home
 from tests.notebooks.test_notebooks import NOTEBOOKS, run_story
 
 ROOT = Path(__file__).parents[2]
@@ -85,14 +85,14 @@ def test_what_is_broken_is_set_aside_by_name(home: Path) -> None:
 
 @pytest.mark.slow
 def test_four_arms_are_read_and_no_candidate_is(home: Path) -> None:
-    bench = open_lake(home)
-    readout = bench.readout()
+    opened = open_home(home)
+    readout = opened.evaluation.readout
     assert set(readout.metrics["candidate"]) == {"InstructBabbage", "InstructDavinci", "Jumbo"}
     assert set(readout.metrics["baseline"]) == {"Davinci"}
-    backtest = pl.read_parquet(bench.lake.current("offline_online_backtest").path("backtest.parquet"))
+    backtest = pl.read_parquet(opened.lake.current("offline_online_backtest").path("backtest.parquet"))
     assert set(backtest["policy"]) == {"InstructBabbage", "InstructDavinci", "Jumbo"}, "each against the one reference"
     assert backtest["predicted_change"].is_finite().all()
-    assert bench.lake.partitions("ab_exposures") == []
+    assert opened.lake.partitions("ab_exposures") == []
 
 
 @pytest.mark.slow

@@ -9,89 +9,89 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from rluf_assets import open_lake
+import rluf_assets as rluf
 from rluf_assets.errors import ArtifactMissing, DataError
+from rluf_assets.home import Home
 from rluf_assets.lake import read_json
-from rluf_assets.workbench import Workbench
 
 on_tiny_lake = pytest.mark.xdist_group("demo")
 
 
 @pytest.fixture
-def lake(tiny_home: Path) -> Workbench:
-    return open_lake(tiny_home)
+def home(tiny_home: Path) -> Home:
+    return rluf.open_home(tiny_home)
 
 
 @on_tiny_lake
-def test_frames_are_the_artifacts(lake: Workbench) -> None:
-    days = lake.accounting()
-    assert lake.replies().select(pl.len()).collect().item() == days["replies"].sum()
-    assert lake.quarantine().select(pl.len()).collect().item() == sum(
+def test_frames_are_the_artifacts(home: Home) -> None:
+    days = home.logs.accounting
+    assert home.logs.replies.select(pl.len()).collect().item() == days["replies"].sum()
+    assert home.logs.quarantine.select(pl.len()).collect().item() == sum(
         days[f"{table}_quarantined"].sum() for table in ("messages", "reactions")
     )
-    summary = read_json(str(lake.home / "reports" / "summary.json"))
-    assert lake.signal_set().select(pl.len()).collect().item() == summary["signal_set"]["train"]
-    assert lake.signal_set("holdout").select(pl.len()).collect().item() == summary["signal_set"]["holdout"]
-    assert lake.rates()["base_rate"] == summary["natural_love_rate"]
-    assert lake.reward_metrics("safety")["pair_accuracy"] == summary["reward_models"]["safety"]["pair_accuracy"]
-    assert lake.candidates.filter(pl.col("candidate") == "moderate")["love"].item() == 0.1
-    assert lake.backtest().summary["policies"] == 10
-    assert set(lake.evaluations()) == set(lake.candidates["candidate"])
-    decisions = dict(lake.decisions().select("candidate", "decision").iter_rows())
+    summary = read_json(str(home.folder / "reports" / "summary.json"))
+    assert home.signals.train.select(pl.len()).collect().item() == summary["signal_set"]["train"]
+    assert home.signals.holdout.select(pl.len()).collect().item() == summary["signal_set"]["holdout"]
+    assert home.signals.rates["base_rate"] == summary["natural_love_rate"]
+    assert home.rewards["safety"].metrics["pair_accuracy"] == summary["reward_models"]["safety"]["pair_accuracy"]
+    assert home.candidates.filter(pl.col("candidate") == "moderate")["love"].item() == 0.1
+    assert home.evaluation.backtest.summary["policies"] == 10
+    assert set(home.evaluation.candidates) == set(home.candidates["candidate"])
+    decisions = dict(home.release.decisions.select("candidate", "decision").iter_rows())
     assert decisions["moderate"] == summary["candidates"]["moderate"]["decision"]
 
 
 @on_tiny_lake
-def test_playing_scores_as_the_offline_evaluation_did(lake: Workbench) -> None:
-    found = lake.evaluation("moderate")
+def test_playing_scores_as_the_offline_evaluation_did(home: Home) -> None:
+    found = home.policies["moderate"].evaluation
     row = found.completions.sort("prompt_id", "completion_id").row(3, named=True)
     own = (pl.col("prompt_id") == row["prompt_id"]) & (pl.col("completion_id") == row["completion_id"])
     recorded = {r["objective"]: r for r in found.scores.filter(own).iter_rows(named=True)}
-    played = lake.score([row["completion"], "zzz " * 30], row["prompt"]).row(0, named=True)
+    played = home.score([row["completion"], "zzz " * 30], row["prompt"]).row(0, named=True)
     assert played["love"] == pytest.approx(recorded["love"]["live_probability"], rel=1e-4)
     for objective in ("helpfulness", "safety"):
         assert played[objective] == pytest.approx(recorded[objective]["logit"], abs=1e-4)
         assert 0 <= played[f"{objective}_rank"] <= 1
     assert played["failed"] == [judge for judge in found.judges if not row[f"judge_{judge}"]]
-    spoilt = lake.score(["zzz " * 30], row["prompt"]).row(0, named=True)
+    spoilt = home.score(["zzz " * 30], row["prompt"]).row(0, named=True)
     assert "repetition" in spoilt["failed"]
     assert "four times in a row" in spoilt["reasons"]
 
 
 @on_tiny_lake
-def test_a_candidate_answers_the_same_for_the_same_seed(lake: Workbench) -> None:
-    asked = lake.prompts()["prompt"][0].to_list()
-    first = lake.reply("aggressive", asked, n=2, seed=1)
-    assert first["reply"].to_list() == lake.reply("aggressive", asked, n=2, seed=1)["reply"].to_list()
+def test_a_candidate_answers_the_same_for_the_same_seed(home: Home) -> None:
+    asked = home.signals.prompts()["prompt"][0].to_list()
+    first = home.policies["aggressive"].reply(asked, n=2, seed=1)
+    assert first["reply"].to_list() == home.policies["aggressive"].reply(asked, n=2, seed=1)["reply"].to_list()
     assert len(first) == 2
     with pytest.raises(ArtifactMissing, match=r"crraft_policy\[nobody\]"):
-        lake.reply("nobody", asked)
+        _ = home.policies["nobody"]
     with pytest.raises(DataError, match="end with a user's"):
-        lake.reply("aggressive", "  ")
+        home.policies["aggressive"].reply("  ")
     with pytest.raises(DataError, match="at least one text"):
-        lake.score([], "hello")
+        home.score([], "hello")
 
 
 def test_no_lake_is_said_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RLUF_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ArtifactMissing, match=r"rluf-demo: holds no lake.*rluf demo --home"):
-        open_lake()
+        rluf.open_home()
     (tmp_path / "rluf-demo" / "lake").mkdir(parents=True)
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
-    assert open_lake().home == (tmp_path / "rluf-demo").resolve()
+    assert rluf.open_home().folder == (tmp_path / "rluf-demo").resolve()
     with pytest.raises(ArtifactMissing, match="release_report"):
-        open_lake().decisions()
+        _ = rluf.open_home().release.decisions
     with pytest.raises(ArtifactMissing, match="validated_replies"):
-        open_lake().replies()
+        _ = rluf.open_home().logs.replies
     with pytest.raises(ArtifactMissing, match="no reward model"):
-        open_lake().reward("kindness")
+        _ = rluf.open_home().rewards["kindness"]
 
 
 def test_the_api_loads_without_torch_or_dagster() -> None:
     code = (
-        "import sys; from rluf_assets import open_lake; "
+        "import sys; import rluf_assets as rluf; rluf.open_home; "
         "print([m for m in ('torch', 'transformers', 'dagster', 'plotly', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
