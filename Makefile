@@ -47,7 +47,7 @@ real: encoder  ## the whole graph on public logs and pairs, nothing simulated (d
 ui: install  ## the Dagster UI on the demo's lake
 	$(BIN)/rluf ui --home $(HOME_DIR)
 
-notebooks: install  ## the five stories as HTML pages, run on the demo's lake
+notebooks: install  ## the stories as HTML pages, run on the demo's lake
 	$(BIN)/python -m pip install -q -c constraints.txt nbconvert
 	RLUF_HOME=$(abspath $(HOME_DIR)) PLOTLY_RENDERER=notebook $(BIN)/python -m nbconvert --execute --to html \
 	  --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url= --HTMLExporter.jquery_url= \

@@ -81,7 +81,7 @@ def train(case: Case) -> float:
     import resource
 
     from rluf_assets.policy.base import fit, new_model, save_policy, train_tokenizer
-    from rluf_assets.rewards.training import train_reward
+    from rluf_assets.rewards.training import fit_reward
 
     config, texts = case.base_config(), sentences(4 * ROWS)
     talks = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": text}] for text in texts]
@@ -94,7 +94,7 @@ def train(case: Case) -> float:
         else:
             save_policy(model, tokenizer, base)
             del model
-            train_reward(base, rows(talks, case), case.reward_config(), seed=0, out=out, checkpoints=checkpoints)
+            fit_reward(base, rows(talks, case), case.reward_config(), seed=0, out=out, checkpoints=checkpoints)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

@@ -29,7 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from rluf_assets.chat import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS
 from rluf_assets.policy.config import OptimisationConfig
 from rluf_assets.policy.engine import TransformersEngine
-from rluf_assets.policy.loop import Folders, optimise_policy
+from rluf_assets.policy.loop import optimise_policy
 from rluf_assets.rewards.calibration import Calibration
 from rluf_assets.rewards.model import load_network, save_network
 from rluf_assets.rewards.scoring import RewardModel
@@ -154,7 +154,6 @@ def crraft(root: Path, texts: list[str], n: int, new_tokens: int) -> dict[str, f
         root / "policy",
         root / "prompts.parquet",
         {objective: RewardModel.load(root / objective, dtype="bfloat16") for objective in OBJECTIVES},
-        Folders(out, out / "phases", out / "checkpoints", out / "logs"),
         OptimisationConfig(
             weights=dict.fromkeys(OBJECTIVES, 1.0),
             # The judges that random text passes: else nothing would be learned, and the update be skipped.
@@ -169,8 +168,8 @@ def crraft(root: Path, texts: list[str], n: int, new_tokens: int) -> dict[str, f
             gradient_checkpointing=True,
             max_empty_iterations=99,
         ),
-        seed=0,
-        report=lambda done, total, figures: clock.append(time.process_time()),
+        out=out,
+        progress=lambda done, total, figures: clock.append(time.process_time()),
     )
     lines = [json.loads(line) for line in (out / "logs" / "metrics.jsonl").read_text().splitlines()][1:]
     found = {key: statistics.median(line[key] for line in lines) for key in lines[0] if key.startswith("seconds")}

@@ -36,7 +36,7 @@ from rluf_assets.rewards.encoding import Encoder
 from rluf_assets.rewards.model import load_network, save_network
 from rluf_assets.rewards.scoring import RewardModel
 from rluf_assets.rewards.trainer import RewardTrainer
-from rluf_assets.rewards.training import train_reward
+from rluf_assets.rewards.training import fit_reward
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 MAX_LENGTH = 512
@@ -129,7 +129,7 @@ def our_rate(
     RewardTrainer.train = timed  # type: ignore[method-assign]
     try:
         with tempfile.TemporaryDirectory(dir=root) as out:
-            done = train_reward(base, pairs, config, seed=0, out=Path(out), checkpoints=Path(out) / "checkpoints")
+            done = fit_reward(base, pairs, config, seed=0, out=Path(out), checkpoints=Path(out) / "checkpoints")
     finally:
         RewardTrainer.train = train  # type: ignore[method-assign]
     share = f", {flops[0] / seconds[0] / peak_tflops / 1e12:.1%} of {peak_tflops:g} TFLOP/s" if peak_tflops else ""

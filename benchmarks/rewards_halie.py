@@ -27,7 +27,7 @@ from rluf_assets.rewards.baselines import BagOfWords, length_scores
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.metrics import Clusters, RankStatistics
 from rluf_assets.rewards.scoring import RewardModel
-from rluf_assets.rewards.training import train_reward
+from rluf_assets.rewards.training import fit_reward
 
 # Settings of all real data; fewer turns of context and more, smaller steps; the same with a higher rate for longer.
 CANDIDATES = {
@@ -48,7 +48,7 @@ def user_folds(users: np.ndarray, folds: int, seed: int) -> np.ndarray:
 def model_scores(base: Path, learned: pl.DataFrame, held: pl.DataFrame, changes: dict, seed: int) -> np.ndarray:
     config = RewardConfig.model_validate({**SETTINGS, "objective": "bce", **changes})
     with tempfile.TemporaryDirectory() as folder:
-        train_reward(base, learned, config, seed=seed, out=Path(folder), checkpoints=Path(folder) / "checkpoints")
+        fit_reward(base, learned, config, seed=seed, out=Path(folder), checkpoints=Path(folder) / "checkpoints")
         scored = RewardModel.load(folder).score(held["prompt"].to_list(), held["completion"].to_list())
     return scored["logit"].to_numpy()
 

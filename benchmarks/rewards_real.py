@@ -24,7 +24,7 @@ from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.data import limit_rows, split_validation
 from rluf_assets.rewards.evaluation import Evaluation, evaluate_pairs, evaluate_signal
 from rluf_assets.rewards.scoring import RewardModel
-from rluf_assets.rewards.training import train_reward
+from rluf_assets.rewards.training import fit_reward
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 HELPFULNESS = ("helpful-base", "helpful-online", "helpful-rejection-sampled")
@@ -106,7 +106,7 @@ def run(base: Path, split: Split, config: RewardConfig, seed: int) -> tuple[Eval
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         started = time.process_time()
-        train_reward(base, learned, config, seed=seed, out=out, checkpoints=out / "checkpoints")
+        fit_reward(base, learned, config, seed=seed, out=out, checkpoints=out / "checkpoints")
         seconds = time.process_time() - started
         model = RewardModel.load(out)
         if config.objective == "bce":

@@ -17,31 +17,23 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from rluf_assets.chat import Message
 from rluf_assets.errors import ArtifactMissing
-from rluf_assets.lake import Artifact, Lake, read_json
+from rluf_assets.lake import Artifact, Lake
 from rluf_assets.objectives import REWARDS
 from rluf_assets.playing import Panel, Policies, Rewards
+from rluf_assets.stages import Evaluations, Logs, Release, Signals
 
 if TYPE_CHECKING:
     from resources.profiles import Profile
-    from rluf_assets.evaluation.backtest import Backtest
-    from rluf_assets.evaluation.config import ReleaseConfig
-    from rluf_assets.evaluation.frames import Evaluation
-    from rluf_assets.evaluation.hacking import HackingAudit
-    from rluf_assets.evaluation.offline import OfflineComparison
-    from rluf_assets.evaluation.readout import Readout
-    from rluf_assets.evaluation.release import Decisions
-    from rluf_assets.evaluation.release_inputs import ReleaseFolders
-    from rluf_assets.feedback.audit import SignalAudit
 
 HOME_VARIABLE, DEFAULT_HOME = "RLUF_HOME", "rluf-demo"
 
@@ -66,245 +58,6 @@ def _default_home() -> Path:
     here = Path.cwd()
     homes = [folder / DEFAULT_HOME for folder in (here, *here.parents)]
     return next((home for home in homes if (home / "lake").is_dir()), homes[0])
-
-
-@dataclass(frozen=True)
-class Logs:
-    """What users said and did: one row per assistant reply, message, or row set aside, of all days.
-
-    home.logs.replies.select("use_case").collect()
-    """
-
-    lake: Lake
-
-    @property
-    def days(self) -> list[str]:
-        """The days whose replies are validated."""
-        return self.lake.partitions("validated_replies")
-
-    @property
-    def replies(self) -> pl.LazyFrame:
-        """One row per assistant reply: labels per signal (null while pending), who, when, which policy."""
-        return self._of_all_days("replies")
-
-    @property
-    def messages(self) -> pl.LazyFrame:
-        """One row per accepted message."""
-        return self._of_all_days("messages")
-
-    @property
-    def quarantine(self) -> pl.LazyFrame:
-        """One row per row set aside, with the reason."""
-        return self._of_all_days("quarantine")
-
-    @property
-    def signals(self) -> list[str]:
-        """The signals that replies are labelled with."""
-        from rluf_assets.feedback.splits import signals_of
-
-        return signals_of(self.replies)
-
-    @property
-    def accounting(self) -> pl.DataFrame:
-        """One row per day: rows in, accepted and quarantined per table, replies mature and pending, rates."""
-        rows = [{"day": day, **self.lake.current("validated_replies", day).metrics} for day in self.days]
-        return pl.DataFrame(rows, infer_schema_length=None)
-
-    def _of_all_days(self, table: str) -> pl.LazyFrame:
-        from rluf_assets.feedback.splits import scan_days
-
-        if not self.days:
-            raise ArtifactMissing(f"validated_replies: nothing published under {self.lake.root}. Materialise it first.")
-        return scan_days([Path(self.lake.current("validated_replies", day).uri) for day in self.days], table)
-
-
-@dataclass(frozen=True)
-class Signals:
-    """Which signal to trust, what is trained on, and what is held out.
-
-    home.signals.audit.table.select("signal", "recommendation")
-    """
-
-    lake: Lake
-
-    @property
-    def audit(self) -> SignalAudit:
-        """Per signal volume, correlation with returning, purity, adversarial share and a recommendation."""
-        from rluf_assets.feedback.audit import SignalAudit
-
-        return SignalAudit.read(Path(self.lake.current("signal_audit").uri))
-
-    @property
-    def train(self) -> pl.LazyFrame:
-        """One row per training example of the signal, upsampled."""
-        return pl.scan_parquet(self.lake.current("signal_set").path("train.parquet"))
-
-    @property
-    def holdout(self) -> pl.LazyFrame:
-        """One row per later reply of other users, at the natural rate."""
-        return pl.scan_parquet(self.lake.current("signal_set").path("holdout.parquet"))
-
-    @property
-    def funnel(self) -> pl.DataFrame:
-        """From logs to training examples: one row per step with rows in, dropped and out, and why."""
-        return _frame(self.lake, "signal_set", "funnel.parquet")
-
-    @property
-    def rates(self) -> dict[str, Any]:
-        """The signal, its natural rate, the training rate, and what leads from one to the other."""
-        return dict(read_json(self.lake.current("signal_set").path("rates.json")))
-
-    def pairs(self, objective: str, split: str = "train") -> pl.LazyFrame:
-        """One row per expert pair of an objective; split "train" or "eval"."""
-        return pl.scan_parquet(self.lake.current("preference_pairs", objective).path(f"{split}.parquet"))
-
-    def prompts(self, split: str = "evaluation") -> pl.DataFrame:
-        """One row per fixed prompt of a split ("evaluation" or "optimisation")."""
-        return _frame(self.lake, "evaluation_prompts", "prompts.parquet").filter(pl.col("split") == split)
-
-
-@dataclass(frozen=True)
-class Evaluations:
-    """What is predicted of the candidates, what users did when they met them, and how far predictions can be believed.
-
-    home.evaluation.readout.metrics
-    """
-
-    lake: Lake
-    policies: Policies
-
-    @property
-    def candidates(self) -> dict[str, Evaluation]:
-        """Candidate -> its replies to the fixed prompts, with verdicts and scores."""
-        return {name: policy.evaluation for name, policy in self.policies.items()}
-
-    @property
-    def offline(self) -> OfflineComparison:
-        """The comparison of all candidates with the baseline on the fixed prompts."""
-        from rluf_assets.evaluation.offline import OfflineComparison
-
-        tables = (
-            _frame(self.lake, "release_report", f"{name}.parquet") for name in ("offline", "pareto", "correlations")
-        )
-        return OfflineComparison(*tables)
-
-    @property
-    def hacking(self) -> HackingAudit:
-        """Tripwires per candidate, and the phrases whose share grew."""
-        from rluf_assets.evaluation.hacking import HackingAudit
-
-        return HackingAudit.read(Path(self.lake.current("reward_hacking_audit").uri))
-
-    @property
-    def readout(self) -> Readout:
-        """The A/B readout of all candidates: metrics, checks of the tests themselves, and goal metrics by day."""
-        from rluf_assets.evaluation.readout import read_readout
-
-        return read_readout(Path(self.lake.current("ab_test_readout").uri))
-
-    @property
-    def backtest(self) -> Backtest:
-        """Predicted against observed change over past launches."""
-        from rluf_assets.evaluation.backtest import Backtest
-
-        artifact = self.lake.current("offline_online_backtest")
-        policies = pl.read_parquet(artifact.path("backtest.parquet"))
-        return Backtest(policies, dict(read_json(artifact.path("summary.json"))))
-
-    @property
-    def trust(self) -> pl.DataFrame:
-        """One row per candidate: does P[signal]'s ensemble agree on its replies and its change, do spoilt ones score last."""
-        return _frame(self.lake, "release_report", "trust.parquet")
-
-
-@dataclass(frozen=True)
-class Release:
-    """What is decided, and what would be decided by other rules.
-
-    home.release.decide(release_report={"non_inferior": {"helpfulness": 0.02}}, ab_plan={"alpha": 0.01})
-    """
-
-    home: Path
-    lake: Lake
-    candidates: tuple[str, ...]
-
-    @property
-    def decisions(self) -> pl.DataFrame:
-        """One row per candidate: promote, hold or needs A/B, with reasons and gates; best first."""
-        return _frame(self.lake, "release_report", "decisions.parquet")
-
-    @property
-    def gates(self) -> pl.DataFrame:
-        """One row per candidate and gate: pass, fail, not shown or not measured, and why."""
-        from rluf_assets.evaluation.release import gates_frame
-
-        return gates_frame(self.decisions)
-
-    @property
-    def conclusion(self) -> str:
-        """The release report in one sentence."""
-        return str(read_json(self.lake.current("release_report").path("summary.json"))["conclusion"])
-
-    @property
-    def config(self) -> ReleaseConfig:
-        """The rules of this home's settings: what a candidate must show, and the plan of its A/B tests."""
-        return self._rules({})[0]
-
-    def decide(
-        self, *, release_report: Mapping[str, Any] | None = None, ab_plan: Mapping[str, Any] | None = None
-    ) -> Decisions:
-        """Decide on the evidence in force, with these settings laid over those of `rluf.yaml`, key by key.
-
-        As the job `release_report` would; nothing is written. A plan that changed after users met a candidate promotes nothing,
-        and its gate says so. Raises ConfigError for an unknown setting.
-        """
-        from rluf_assets.evaluation.release import decide
-        from rluf_assets.evaluation.release_inputs import read_evidence
-
-        changes = {"release_report": release_report or {}, "ab_plan": ab_plan or {}}
-        config, seed = self._rules({name: dict(section) for name, section in changes.items() if section})
-        return decide(read_evidence(self.folders, config, seed=seed), config)
-
-    @property
-    def folders(self) -> ReleaseFolders:
-        """Folders of all that a decision rests on, of those that are made. Raises ArtifactMissing without any evaluation."""
-        from rluf_assets.evaluation.release_inputs import ReleaseFolders
-
-        evaluations = self._each("offline_evaluation")
-        if not evaluations:
-            raise ArtifactMissing(
-                f"offline_evaluation: nothing published under {self.lake.root} for {', '.join(self.candidates)}. "
-                "Materialise it for the baseline and at least one candidate."
-            )
-        return ReleaseFolders(
-            evaluations=evaluations,
-            exposures=self._each("ab_exposures"),
-            rewards={o: folder for o, asset in REWARDS.items() if (folder := self._folder(asset)) is not None},
-            audit=self._folder("reward_hacking_audit"),
-            readout=self._folder("ab_test_readout"),
-            backtest=self._folder("offline_online_backtest"),
-            signal_set=self._folder("signal_set"),
-            off_policy=self._folder("off_policy_evaluation"),
-        )
-
-    def _rules(self, changes: Mapping[str, Any]) -> tuple[ReleaseConfig, int]:
-        """The rules with what the decision log says of these candidates, and the seed."""
-        from resources.profiles import load_profile
-        from rluf_assets.evaluation.decision_log import release_config
-
-        profile = load_profile(self.home, changes=changes)
-        config = release_config(profile.release_report, profile.ab_plan, self.lake, self.candidates, {})
-        return config, profile.seed
-
-    def _each(self, asset: str) -> dict[str, Path]:
-        """Folder of each candidate's artifact, of those that have one."""
-        return {name: folder for name in self.candidates if (folder := self._folder(asset, name)) is not None}
-
-    def _folder(self, asset: str, partition: str | None = None) -> Path | None:
-        try:
-            return Path(self.lake.current(asset, partition).uri)
-        except ArtifactMissing:
-            return None
 
 
 @dataclass(frozen=True)
@@ -359,7 +112,7 @@ class Home:
     @property
     def evaluation(self) -> Evaluations:
         """Predictions, the A/B tests, and how far the predictions can be believed."""
-        return Evaluations(self.lake, self.policies)
+        return Evaluations(self.lake, self.policies, self.settings.release_report)
 
     @property
     def release(self) -> Release:
@@ -369,7 +122,7 @@ class Home:
     @cached_property
     def panel(self) -> Panel:
         """All reward models and judges together."""
-        return Panel(self.rewards, self.settings.release_report.baseline)
+        return Panel(self.rewards, self.folder)
 
     def score(self, texts: Sequence[str], prompt: str | Sequence[Message]) -> pl.DataFrame:
         """Scores and verdicts of replies to one prompt: a column per objective, `failed` judges, and their reasons.
@@ -416,7 +169,3 @@ class Home:
 
 def _span(days: Sequence[str]) -> str:
     return f"{len(days)} days of logs, {days[0]} to {days[-1]}" if days else "no days of logs yet"
-
-
-def _frame(lake: Lake, asset: str, file: str) -> pl.DataFrame:
-    return pl.read_parquet(lake.current(asset).path(file))

@@ -19,6 +19,7 @@ from rluf_assets.errors import ArtifactMissing
 from rluf_assets.evaluation.frames import Evaluation, read_evaluation
 from rluf_assets.lake import Artifact, Lake
 from rluf_assets.objectives import REWARDS
+from rluf_assets.policy.optimised import OptimisedPolicy
 from rluf_assets.rewards.reward import Reward, quietly
 
 if TYPE_CHECKING:
@@ -54,10 +55,17 @@ class Rewards(Mapping[str, Reward]):
 
 @dataclass(frozen=True)
 class Panel:
-    """All reward models and judges at once; `baseline`: the candidate with whose replies a score is compared."""
+    """All reward models and judges at once, of the home in `folder`."""
 
     rewards: Rewards
-    baseline: str
+    folder: Path
+
+    @cached_property
+    def baseline(self) -> str:
+        """The candidate with whose replies a score is compared."""
+        from resources.profiles import load_profile
+
+        return load_profile(self.folder).release_report.baseline
 
     def score(self, texts: Sequence[str], prompt: str | Sequence[Message]) -> pl.DataFrame:
         """One row per reply: `reply`, score and rank per objective, `failed` judges, `reasons`.
@@ -126,9 +134,9 @@ class Policy:
         return pl.read_parquet(self._lake.current("ab_exposures", self.name).path("exposures.parquet"))
 
     @property
-    def iterations(self) -> pl.DataFrame:
-        """One row per iteration of its optimisation: rewards, what was dropped and why, distance from the base policy."""
-        return pl.read_parquet(self.artifact.path("iterations.parquet"))
+    def optimised(self) -> OptimisedPolicy:
+        """How it was made: a row per iteration, and their plot."""
+        return OptimisedPolicy(Path(self.artifact.uri))
 
     def check(self) -> None:
         """Load all that answering takes. Raises ArtifactMissing or MissingExtra before anybody is asked."""

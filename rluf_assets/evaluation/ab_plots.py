@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import polars as pl
 
+from rluf_assets.charts import MUTED, PALETTE, styled
 from rluf_assets.evaluation.config import ReadoutConfig
-from rluf_assets.evaluation.offline import ALL
-from rluf_assets.evaluation.plots import MUTED, PALETTE, Plot, forest, styled
+from rluf_assets.evaluation.frames import ALL
+from rluf_assets.evaluation.plots import Plot, forest
 from rluf_assets.evaluation.power import power_curve, users_needed
-from rluf_assets.evaluation.readout import Readout
 from rluf_assets.evaluation.words import number, percent
+
+if TYPE_CHECKING:
+    from rluf_assets.evaluation.readout import Readout
 
 Styles = Mapping[str, tuple[str, str]]
 
@@ -38,11 +42,11 @@ def readout_plots(readout: Readout, styles: Styles, control: str) -> list[Plot]:
         if table["ci_low"].count():
             frame = table.select("candidate", label, value="lift", low="ci_low", high="ci_high")
             found.append(forest(name, frame, frame.columns[1], styles, caption))
-    power = power_plot(whole)
+    power = power_plot(whole, ReadoutConfig())
     return [*found, *([power] if power else [])]
 
 
-def power_plot(metrics: pl.DataFrame) -> Plot | None:
+def power_plot(metrics: pl.DataFrame, config: ReadoutConfig) -> Plot | None:
     """Power over users for lifts of several sizes, from the first candidate whose goal metric allows it."""
     import plotly.graph_objects as go
 
@@ -52,7 +56,7 @@ def power_plot(metrics: pl.DataFrame) -> Plot | None:
     row = goals.row(0, named=True)
     run = row["n_control"] + row["n_treatment"]
     figure, rows = go.Figure(), []
-    for k, ((lift,), part) in enumerate(power_curve(row, ReadoutConfig()).group_by("lift", maintain_order=True)):
+    for k, ((lift,), part) in enumerate(power_curve(row, config).group_by("lift", maintain_order=True)):
         figure.add_trace(
             go.Scatter(
                 x=part["users"].to_list(), y=part["power"].to_list(), name=f"true lift {percent(lift, signed=True)}",

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -21,7 +21,11 @@ from rluf_assets.errors import DataError
 from rluf_assets.evaluation.calibration_slope import Launches, calibration_slope, naive_slope
 from rluf_assets.evaluation.config import BacktestConfig
 from rluf_assets.evaluation.frames import prompt_weight, require_columns, require_finite, require_rows
+from rluf_assets.evaluation.plots import backtest_plot
 from rluf_assets.evaluation.stats import Array, Estimate, critical_value, fieller, finite, pearson
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 LAUNCH_COLUMNS = (
     "policy", "description", "treatment_users", "treatment_replies", "treatment_loves", "control_users",
@@ -39,6 +43,10 @@ class Backtest:
 
     policies: pl.DataFrame
     summary: dict[str, Any]
+
+    def plot(self, love: str = "love") -> go.Figure:
+        """Predicted against observed change of every past launch."""
+        return backtest_plot(self.policies, self.summary, love).figure
 
     def _repr_html_(self) -> str:
         return f"<p>{self.summary['sentence']}</p>{self.policies._repr_html_()}"

@@ -18,6 +18,7 @@ from rluf_assets.errors import ArtifactMissing, DataError
 COMPLETION_COLUMNS = ("prompt_id", "completion_id", "use_case", "prompt", "completion", "finished")
 SCORE_COLUMNS = ("prompt_id", "completion_id", "use_case", "objective", "logit", "probability", "live_probability")
 T = TypeVar("T")
+ALL = "all"  # the segment that holds every use case
 
 
 def prompt_weight(frame: pl.DataFrame) -> pl.Expr:

@@ -15,7 +15,8 @@ import polars as pl
 from rluf_assets.evaluation.claims import CLAIM_GATES
 from rluf_assets.evaluation.config import ReleaseConfig
 from rluf_assets.evaluation.decision import Figures, Gate, Kind, Result
-from rluf_assets.evaluation.offline import ALL, OfflineComparison
+from rluf_assets.evaluation.frames import ALL
+from rluf_assets.evaluation.offline import OfflineComparison
 from rluf_assets.evaluation.readout import Readout
 from rluf_assets.evaluation.segment_gate import SEGMENTS, segment_gate
 from rluf_assets.evaluation.words import number, percent, points, span

@@ -16,7 +16,7 @@ import polars as pl
 
 from rluf_assets.evaluation.config import ReadoutConfig
 from rluf_assets.evaluation.decision import Result
-from rluf_assets.evaluation.offline import ALL
+from rluf_assets.evaluation.frames import ALL
 from rluf_assets.evaluation.plan import AbPlan
 from rluf_assets.evaluation.stats import benjamini_hochberg, sequential_factor
 

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
+from rluf_assets.charts import colours
 from rluf_assets.errors import DataError
+from rluf_assets.evaluation import plots
 from rluf_assets.evaluation.config import OfflineConfig
-from rluf_assets.evaluation.frames import Evaluation, prompt_weight, require_baseline
+from rluf_assets.evaluation.frames import ALL, Evaluation, prompt_weight, require_baseline
 from rluf_assets.evaluation.stats import Array, benjamini_hochberg, bootstrap, paired_p_value, pearson
 
-ALL = "all"
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 OBJECTIVE_SCHEMA: dict[str, Any] = {
     "candidate": pl.String, "objective": pl.String, "segment": pl.String, "prompts": pl.Int64,
     "mean": pl.Float64, "mean_low": pl.Float64, "mean_high": pl.Float64,
@@ -38,16 +42,42 @@ class OfflineComparison:
     mean, stands only for love (its live probability is a rate; the others are logits without a zero).
     pareto: one row per candidate: mean per objective and `on_front`.
     correlations: one row per pair of objectives, over completions (per candidate) and over policies.
+    love: the objective whose live rate is predicted. references: the baseline, then controls; drawn in greys.
     """
 
     objectives: pl.DataFrame
     pareto: pl.DataFrame
     correlations: pl.DataFrame
+    love: str = "love"
+    references: tuple[str, ...] = ("baseline",)
 
     def row(self, candidate: str, objective: str, segment: str = ALL) -> dict[str, float | None]:
         """Figures of one candidate, objective and segment."""
         same = (pl.col("candidate") == candidate) & (pl.col("objective") == objective) & (pl.col("segment") == segment)
         return self.objectives.filter(same).row(0, named=True)
+
+    @property
+    def candidates(self) -> list[str]:
+        """All that were compared."""
+        return self.pareto["candidate"].to_list()
+
+    @property
+    def styles(self) -> dict[str, tuple[str, str]]:
+        """Colour and marker of each candidate, the same in every plot."""
+        return colours(self.candidates, self.references)
+
+    def plot_trade_off(self) -> go.Figure:
+        """One panel per objective: predicted change of love, and shares of comparisons won, with intervals."""
+        return plots.trade_off(self, self.love, self.styles).figure
+
+    def plot_pareto(self, against: str) -> go.Figure:
+        """What more love costs in another objective."""
+        return plots.pareto(self, self.love, against, self.styles).figure
+
+    def plot_use_cases(self) -> go.Figure | None:
+        """Predicted change of love by use case; None where no use case has enough prompts."""
+        plot = plots.by_use_case(self, self.love, self.references, self.styles)
+        return None if plot is None else plot.figure
 
     def _repr_html_(self) -> str:
         shown = self.objectives.filter(pl.col("segment") == ALL)
@@ -74,7 +104,8 @@ def compare_offline(evaluations: Mapping[str, Evaluation], config: OfflineConfig
             rows += _segments(name, objective, pairs, config, seed)
     objectives = _with_adjusted(pl.DataFrame(rows, schema_overrides=OBJECTIVE_SCHEMA))
     objectives = objectives.select(*OBJECTIVE_SCHEMA)
-    return OfflineComparison(objectives, pareto_front(objectives), correlations(evaluations, objectives, config))
+    tables = objectives, pareto_front(objectives), correlations(evaluations, objectives, config)
+    return OfflineComparison(*tables, config.love_objective, (config.baseline,))
 
 
 def require_comparable(name: str, found: Evaluation, base: Evaluation, baseline: str) -> None:

@@ -1,25 +1,20 @@
-"""The report's plots: Plotly figures in one style, each with caption, alternative text and its numbers as a table.
-
-Colours are Okabe and Ito's colour-blind-safe ones; candidates differ in marker shape too, so nothing hangs on colour.
-"""
+"""The report's plots: Plotly figures in one style, each with caption, alternative text and its numbers as a table."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from rluf_assets.evaluation.offline import ALL, OfflineComparison
+from rluf_assets.charts import INK, MUTED, PALETTE, ROW_PX, diagonal, error_bar, interval_trace, log_ticks, styled
+from rluf_assets.evaluation.frames import ALL
 from rluf_assets.evaluation.words import number, percent, span
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "star")
-INK, GRID, MUTED = "#1f2733", "#e6e8ec", "#6b7484"
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
-ROW_PX = 34
+if TYPE_CHECKING:
+    from rluf_assets.evaluation.offline import OfflineComparison
 
 
 @dataclass(frozen=True)
@@ -32,15 +27,6 @@ class Plot:
     alt: str
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = field(default_factory=list)
-
-
-def colours(candidates: Sequence[str], references: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
-    """Colour and marker per candidate, those it is compared with in greys and first."""
-    greys = dict(
-        zip((r for r in references if r in candidates), ((INK, "circle-open"), (MUTED, "square-open")), strict=False)
-    )
-    rest = [c for c in candidates if c not in greys]
-    return greys | {name: (PALETTE[i % len(PALETTE)], SYMBOLS[i % len(SYMBOLS)]) for i, name in enumerate(rest)}
 
 
 def trade_off(offline: OfflineComparison, love: str, styles: Mapping[str, tuple[str, str]]) -> Plot:
@@ -125,7 +111,7 @@ def reliability_plot(table: pl.DataFrame, love: str) -> Plot:
             error_y=error_bar(known["observed"].to_list(), known["low"].to_list(), known["high"].to_list(), PALETTE[0]),
         )
     )  # fmt: skip
-    ticks = _log_ticks(lowest, highest)
+    ticks = log_ticks(lowest, highest)
     around = [math.log10(bound * factor) for bound, factor in ((lowest, 0.7), (highest, 1.4))]
     figure.update_xaxes(type="log", title=f"Predicted {love} rate", range=around, **ticks)
     figure.update_yaxes(type="log", title=f"Observed {love} rate", **ticks)
@@ -143,13 +129,6 @@ def reliability_plot(table: pl.DataFrame, love: str) -> Plot:
     alt = f"In {inside} of {len(table)} bins the predicted {love} rate lies in the observed rate's 95% interval."
     caption = f"{alt} Holdout at the natural rate, of users that training did not see."
     return Plot("reliability", figure, caption, alt, ("Predicted", "Observed", "95% interval", "Reactions"), rows)
-
-
-def _log_ticks(low: float, high: float) -> dict[str, Any]:
-    """1-2-5 ticks with as many digits as they need: Plotly's own run into each other on a narrow log axis."""
-    exponents = range(math.floor(math.log10(max(low, 1e-9))) - 1, math.ceil(math.log10(max(high, 1e-9))) + 1)
-    values = [m * 10.0**e for e in exponents for m in ((1, 2, 5) if high / max(low, 1e-9) < 200 else (1,))]
-    return {"tickvals": values, "ticktext": [f"{100 * v:.4f}".rstrip("0").rstrip(".") + "%" for v in values]}
 
 
 def backtest_plot(policies: pl.DataFrame, summary: Mapping[str, Any], love: str) -> Plot:
@@ -255,60 +234,6 @@ def rates_plot(
     return Plot(
         name, figure, f"{what}, with 95% intervals over prompts.", alt, ("Candidate", "Share", "95% interval"), rows
     )
-
-
-def interval_trace(
-    x: Sequence[Any], y: Sequence[Any], low: Sequence[Any], high: Sequence[Any], colour: str, symbol: str, name: str
-) -> Any:
-    """Points with horizontal intervals."""
-    import plotly.graph_objects as go
-
-    return go.Scatter(
-        x=list(x), y=list(y), mode="markers", name=name, cliponaxis=False,
-        marker={"color": colour, "symbol": symbol, "size": 10},
-        error_x=error_bar(x, low, high, colour), hovertemplate="%{x}<extra>" + name + "</extra>",
-    )  # fmt: skip
-
-
-def error_bar(values: Sequence[Any], low: Sequence[Any], high: Sequence[Any], colour: str) -> dict[str, Any]:
-    """Asymmetric bars; a missing bound draws none."""
-    above = [0.0 if v is None or h is None else max(h - v, 0.0) for v, h in zip(values, high, strict=True)]
-    below = [0.0 if v is None or b is None else max(v - b, 0.0) for v, b in zip(values, low, strict=True)]
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": above,
-        "arrayminus": below,
-        "color": colour,
-        "thickness": 1.6,
-        "width": 4,
-    }
-
-
-def diagonal(low: float, high: float) -> Any:
-    """Where predictions equal outcomes."""
-    import plotly.graph_objects as go
-
-    return go.Scatter(
-        x=[low, high], y=[low, high], mode="lines", line={"color": MUTED, "dash": "dot", "width": 1}, hoverinfo="skip",
-        showlegend=False,
-    )  # fmt: skip
-
-
-def styled(figure: Any, *, height: int, legend: bool) -> None:
-    """The house style: quiet grid, no frame, system font, wide enough for a phone."""
-    figure.update_layout(
-        template="none", height=height, showlegend=legend, font={"family": FONT, "size": 13, "color": INK},
-        margin={"l": 8, "r": 12, "t": 34, "b": 40}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}, hoverlabel={"font": {"family": FONT}},
-    )  # fmt: skip
-    figure.update_xaxes(
-        gridcolor=GRID, linecolor=GRID, zeroline=False, automargin=True, title_font={"size": 13}, title_standoff=8
-    )
-    figure.update_yaxes(
-        gridcolor=GRID, linecolor=GRID, zeroline=False, automargin=True, title_font={"size": 13}, title_standoff=8
-    )
-    figure.update_annotations(font={"size": 13, "color": INK}, selector={"yref": "paper", "showarrow": False})
 
 
 def by_use_case(

@@ -9,15 +9,17 @@ the exposed replies are given and users share them, variances are clustered by u
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from rluf_assets.charts import colours
 from rluf_assets.errors import DataError
+from rluf_assets.evaluation.ab_plots import power_plot
 from rluf_assets.evaluation.clustering import TwoWay, checked_replies, reply_log
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
 from rluf_assets.evaluation.experiment import CHECK_SCHEMA, check_test, excluded, require_planned
@@ -31,10 +33,12 @@ from rluf_assets.evaluation.exposures import (
     segments_of,
     with_adversarial,
 )
-from rluf_assets.evaluation.frames import read_parquet, require_baseline
+from rluf_assets.evaluation.frames import ALL, read_parquet, require_baseline
 from rluf_assets.evaluation.judging import judge
 from rluf_assets.evaluation.metric import compare_metric
 from rluf_assets.evaluation.over_days import DAY_SCHEMA, lift_by_day, novelty_check, part_of
+from rluf_assets.evaluation.plots import forest
+from rluf_assets.evaluation.power import users_needed
 from rluf_assets.evaluation.segments import (
     SEGMENT_SCHEMA,
     USE_CASE,
@@ -43,9 +47,12 @@ from rluf_assets.evaluation.segments import (
     judge_segments,
     too_small,
 )
+from rluf_assets.evaluation.words import percent, span
 from rluf_assets.lake import read_json, write_json
 
-ALL = "all"
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 READOUT_SCHEMA: dict[str, Any] = {
     "candidate": pl.String, "baseline": pl.String,
     "metric": pl.String, "role": pl.String, "better": pl.String, "segment": pl.String,
@@ -76,6 +83,52 @@ class Readout:
     days: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=DAY_SCHEMA))
     plan: str | None = None
     segments: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=SEGMENT_SCHEMA))
+
+    @property
+    def candidates(self) -> list[str]:
+        """The arms that were compared with the baseline's."""
+        return self.metrics["candidate"].unique(maintain_order=True).to_list()
+
+    @property
+    def overall(self) -> pl.DataFrame:
+        """One row per candidate x metric, over all use cases."""
+        return self.metrics.filter(pl.col("segment") == ALL)
+
+    @property
+    def goals(self) -> pl.DataFrame:
+        """One row per candidate x goal metric that was measured, over all use cases."""
+        return self.overall.filter(pl.col("role") == "goal", pl.col("mde").is_not_null())
+
+    @property
+    def sentences(self) -> list[str]:
+        """One per candidate and goal: the lift with its intervals, what is left of it, and what such a test can find."""
+        return [
+            f"**{r['candidate']}**: {r['metric'].replace('_', ' ')} {percent(r['lift'], signed=True)} "
+            f"({span(r['ci_low'], r['ci_high'])}); by the plan, {span(r['plan_low'], r['plan_high'])}; chosen among several, "
+            f"it is rather {percent(r['shrunk_lift'], signed=True)}. Smallest effect it finds: {percent(r['mde'])}; a true "
+            f"+10% would take {users_needed(r, 0.1):,} users."
+            for r in self.goals.iter_rows(named=True)
+        ]
+
+    def plot_lifts(self) -> go.Figure:
+        """Change of every metric against the baseline's arm, with intervals."""
+        table = self.overall.filter(pl.col("lift").is_not_null())
+        table = table.select("candidate", "metric", value="lift", low="ci_low", high="ci_high")
+        return forest("ab-test", table, "metric", colours(self.candidates), "").figure
+
+    def plot_power(self, config: ReadoutConfig | None = None) -> go.Figure | None:
+        """How likely a test of another size shows a true lift; None where no goal has events in both arms."""
+        plot = power_plot(self.overall, config or ReadoutConfig())
+        return None if plot is None else plot.figure
+
+    def without(self, *arms: str) -> Readout:
+        """The readout without some arms (controls, say)."""
+        kept = {
+            name: table.filter(~pl.col("candidate").is_in(arms))
+            for name in ("metrics", "checks", "days", "segments")
+            if "candidate" in (table := getattr(self, name)).columns
+        }
+        return replace(self, **kept)
 
     def row(self, candidate: str, metric: str, segment: str = ALL) -> dict[str, Any] | None:
         """One candidate's figures for a metric, or None if it was not measured."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import polars as pl
 
+from rluf_assets.charts import colours
 from rluf_assets.evaluation import plots
 from rluf_assets.evaluation.ab_plots import readout_plots
 from rluf_assets.evaluation.claims import backtest_sentences
@@ -148,7 +149,7 @@ def draw(data: ReportData, config: ReleaseConfig) -> dict[str, plots.Plot]:
     """Every plot the data allow, by name."""
     love, offline = config.love_objective, data.offline
     shown = offline.pareto["candidate"].to_list()
-    all_styles = plots.colours(data.candidates or shown, (config.baseline, config.control))
+    all_styles = colours(data.candidates or shown, (config.baseline, config.control))
     styles = {name: style for name, style in all_styles.items() if name in shown}
     against = "helpfulness" if "helpfulness" in offline.objectives["objective"].to_list() else None
     found: list[plots.Plot | None] = [plots.trade_off(offline, love, styles)]
@@ -160,7 +161,7 @@ def draw(data: ReportData, config: ReleaseConfig) -> dict[str, plots.Plot]:
         found.append(plots.reliability_plot(data.reliability, love))
     if data.readout is not None:
         arms = data.readout.metrics["candidate"].unique().sort().to_list()
-        logged = plots.colours([arm for arm in arms if arm not in styles])
+        logged = colours([arm for arm in arms if arm not in styles])
         found += readout_plots(data.readout, {**styles, **logged}, config.control)
     found.append(
         plots.rates_plot(

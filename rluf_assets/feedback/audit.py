@@ -8,14 +8,13 @@ signals that mean something, are counted, then left out of the estimates.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from rluf_assets.feedback.adversarial import with_condemned
+from rluf_assets.feedback.audit_report import SignalAudit, offered
 from rluf_assets.feedback.config import ACTS, AdversarialConfig, SignalAuditConfig
 from rluf_assets.feedback.lexicon import sentiment
 from rluf_assets.feedback.sampling import reply_uniform
@@ -25,44 +24,21 @@ from rluf_assets.feedback.statistics import NOTHING, Estimate, correlation, part
 
 # Replies per signal, and others, whose next message is read.
 _NEXT_MESSAGES = 20_000
-_FILES = ("audit", "by_use_case", "by_day")
-CONTROLS = "log replies that day, log replies before, log days since first seen"
-
-
-@dataclass(frozen=True)
-class SignalAudit:
-    """One row per signal, and the rates per use case and per day that the report draws."""
-
-    table: pl.DataFrame
-    by_use_case: pl.DataFrame
-    by_day: pl.DataFrame
-
-    def write(self, folder: Path) -> None:
-        """`audit.parquet`, `by_use_case.parquet` and `by_day.parquet`."""
-        for name, table in zip(_FILES, (self.table, self.by_use_case, self.by_day), strict=True):
-            table.write_parquet(folder / f"{name}.parquet")
-
-    @classmethod
-    def read(cls, folder: Path) -> SignalAudit:
-        """An audit as the job wrote it."""
-        return cls(*(pl.read_parquet(folder / f"{name}.parquet") for name in _FILES))
-
-    def _repr_html_(self) -> str:
-        return str(self.table._repr_html_())
 
 
 def audit_signals(
-    replies: pl.LazyFrame,
-    messages: pl.LazyFrame,
+    replies: pl.LazyFrame | pl.DataFrame,
+    messages: pl.LazyFrame | pl.DataFrame,
     config: SignalAuditConfig,
     *,
-    seed: int,
+    seed: int = 0,
     quarantine: pl.LazyFrame | None = None,
 ) -> SignalAudit:
     """SignalAudit every configured signal. Without times, correlations with returning are null, and said to be.
 
     `quarantine`: rows that the contract set aside, of which scripted bursts are counted.
     """
+    replies, messages = replies.lazy(), messages.lazy()
     for signal in config.signals:
         require_signal(replies, signal)
     labelled = with_condemned(replies, user_table(replies, _judged(config))[1])
@@ -105,11 +81,6 @@ def _scripted(quarantine: pl.LazyFrame | None) -> dict[str, int]:
 
 def _set(signal: str) -> pl.Expr:
     return (pl.col(label_column(signal)) == 1).fill_null(False)
-
-
-def offered(signal: str) -> str:
-    """Name of the column that counts the replies whose label of this signal is known."""
-    return f"offered_{signal}"
 
 
 def _offered(config: SignalAuditConfig) -> dict[str, pl.Expr]:

@@ -76,6 +76,16 @@ class Validated:
     redacted: dict[str, int] = field(default_factory=dict)
     unusable: dict[str, int] = field(default_factory=dict)
 
+    def _repr_html_(self) -> str:
+        count = self.accounting
+        aside = self.quarantine.group_by("table", "defect").len("rows").sort("rows", descending=True)
+        return (
+            f"<p>{count.messages_in:,} messages and {count.reactions_in:,} reactions came in; {count.messages_quarantined:,} "
+            f"and {count.reactions_quarantined:,} were set aside. "
+            f"{count.replies:,} replies, {count.pending:,} of them pending.</p>"
+            f"{aside._repr_html_()}"
+        )
+
     def write(self, folder: Path) -> None:
         """`replies.parquet`, `messages.parquet` and `quarantine.parquet` in `folder`, all three at once.
 

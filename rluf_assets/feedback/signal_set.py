@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from polars.io.plugins import register_io_source
@@ -19,6 +19,7 @@ from polars.io.plugins import register_io_source
 from rluf_assets.errors import DataError
 from rluf_assets.feedback.config import SignalSetConfig
 from rluf_assets.feedback.drawing import Drawn, Eligible, Plan, draw, plan_draw, stratum
+from rluf_assets.feedback.log_plots import plot_funnel
 from rluf_assets.feedback.sampling import reply_uniform
 from rluf_assets.feedback.schemas import FUNNEL, label_column
 from rluf_assets.feedback.splits import (
@@ -37,6 +38,9 @@ from rluf_assets.feedback.splits import (
     split_users,
 )  # fmt: skip
 from rluf_assets.feedback.windows import ConversationPool, prompt_keys
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 COLUMNS = [
     "message_id", "conversation_id", "user_id", "created_at", "policy_version", "use_case", "turn_index", "prompt",
@@ -77,16 +81,20 @@ class SignalSet:
     rates: dict[str, Any]
     dropped: pl.DataFrame
 
+    def plot_funnel(self) -> go.Figure:
+        """Rows left after each step, and why the others went."""
+        return plot_funnel(self.funnel, self.rates["signal"])
+
     def _repr_html_(self) -> str:
         return f"<p>{self.rates}</p>{self.funnel._repr_html_()}"
 
 
 def build_signal_set(
-    replies: pl.LazyFrame,
-    messages: pl.LazyFrame,
+    replies: pl.LazyFrame | pl.DataFrame,
+    messages: pl.LazyFrame | pl.DataFrame,
     config: SignalSetConfig,
     *,
-    seed: int,
+    seed: int = 0,
     prompt_users: pl.Series | None = None,
 ) -> SignalSet:
     """Build the set of `config.signal` from validated replies and the accepted messages of their conversations.
@@ -95,6 +103,7 @@ def build_signal_set(
     A signal more frequent than the target keeps its natural rate. Raises ConfigError for an unknown signal, DataError
     where there are fewer positives to train on than `min_positives`, with what became of all replies.
     """
+    replies, messages = replies.lazy(), messages.lazy()
     require_signal(replies, config.signal)
     split = split_users(replies, config, seed, prompt_users)
     overlap = _overlap(_staged(replies, config, split))

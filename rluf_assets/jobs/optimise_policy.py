@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from rluf_assets.jobs._folders import folders_of
 from rluf_assets.jobs.runner import Job, main
 from rluf_assets.lake import Produced
 from rluf_assets.policy.config import OptimisationConfig
@@ -17,16 +18,9 @@ SHOWN = (
 
 
 def run(job: Job) -> Produced:
-    from rluf_assets.distributed import Zero, device
-    from rluf_assets.policy.llm_judge import LlmJudge
-    from rluf_assets.policy.loop import Folders, optimise_policy
-    from rluf_assets.rewards.scoring import load_scorer
+    from rluf_assets.policy.loop import optimise_policy
 
     config = OptimisationConfig.model_validate(job.config)
-    inputs = [name for name in job.spec.inputs if name.startswith("rewards/")]
-    config.check_names([name.removeprefix("rewards/") for name in inputs])
-    needed = [] if config.optimiser == "none" else inputs
-    zero = Zero.of_launch(config.dtype, config.max_gradient_norm)  # joins the launch, before anything is loaded
     seconds: Counter[str] = Counter()
 
     def report(done: int, total: int, figures: Mapping[str, Any]) -> None:
@@ -34,17 +28,18 @@ def run(job: Job) -> Produced:
         shown = [*SHOWN, *(key for key in figures if key.startswith("value_"))]
         job.progress(done, total, config.optimiser, **{key: v for key in shown if (v := figures[key]) is not None})
 
-    rows = optimise_policy(
+    made = optimise_policy(
         job.input("base_policy"),
         job.input("evaluation_prompts") / "prompts.parquet",
-        {name.removeprefix("rewards/"): load_scorer(job.input(name), config.dtype, zero) for name in needed},
-        Folders(job.out, job.scratch("phases"), job.scratch("checkpoints"), job.scratch("logs")),
+        folders_of(job, "rewards", required=False),
         config,
+        out=job.out,
         seed=job.seed,
-        report=report,
-        slow_judge=LlmJudge(config.llm_judge, device=device()) if config.llm_judge else None,
-        zero=zero,
+        progress=report,
     )
+    if not job.first_rank:
+        return Produced()
+    rows = made.iterations.to_dicts()
     last: dict[str, Any] = {k: v for k, v in (rows[-1] if rows else {}).items() if isinstance(v, int | float)}
     metrics = {f"last_{key}": value for key, value in last.items()}
     # Of this attempt: what a killed one had spent is in its own lines of logs/metrics.jsonl.

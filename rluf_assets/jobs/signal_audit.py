@@ -13,7 +13,6 @@ from rluf_assets.lake import Produced
 
 def run(job: Job) -> Produced:
     from rluf_assets.feedback.audit import audit_signals
-    from rluf_assets.feedback.audit_report import conclusion, report
     from rluf_assets.feedback.config import SignalAuditConfig
     from rluf_assets.feedback.sources import structural_errors
     from rluf_assets.feedback.splits import scan_days
@@ -26,12 +25,11 @@ def run(job: Job) -> Produced:
             quarantine=scan_days(days, "quarantine"),
         )  # fmt: skip
     audit.write(job.out)
-    (job.out / "report.html").write_text(report(audit), encoding="utf-8")
-    job.progress(1, 1, conclusion(audit))
+    job.progress(1, 1, audit.conclusion)
     figures = {
         f"{row['signal']}_rate": row["rate"] for row in audit.table.iter_rows(named=True) if row["rate"] is not None
     }
-    return Produced(rows={"signals": audit.table.height}, metrics={"conclusion": conclusion(audit), **figures})
+    return Produced(rows={"signals": audit.table.height}, metrics={"conclusion": audit.conclusion, **figures})
 
 
 if __name__ == "__main__":

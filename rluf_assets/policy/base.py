@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import random
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging as transformers_logging
 
 from rluf_assets.chat import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS
 from rluf_assets.distributed import device
@@ -46,9 +49,9 @@ def train_base_policy(
     out: Path,
     config: BasePolicyConfig,
     *,
-    seed: int,
-    checkpoints: Path,
-    report: Report,
+    seed: int = 0,
+    checkpoints: Path | None = None,
+    report: Report = lambda step, steps, loss: None,
     corpora: Sequence[str] = (),
 ) -> dict[str, float]:
     """Train (or take over) the base policy and write it to `out` as a Hugging Face folder; returns its metrics.
@@ -72,7 +75,8 @@ def train_base_policy(
             training = balanced(training, load_corpus(corpus, source, config.max_conversations, seed), seed)
         tokenizer = train_tokenizer(training[: config.tokenizer_conversations], config)
         model = new_model(tokenizer, config, seed).to(device())
-        fit(model, tokenizer, training, config, seed=seed, checkpoints=checkpoints, report=report)
+        with _kept_or_not(checkpoints) as place:
+            fit(model, tokenizer, training, config, seed=seed, checkpoints=place, report=report)
     encoder = PromptEncoder(tokenizer)
     ends = all_end_ids(model.generation_config, model.config, encoder)
     ReplyTokens.of(ends, encoder, model.get_input_embeddings().num_embeddings, config.checkpoint or "base policy")
@@ -83,6 +87,16 @@ def train_base_policy(
         metrics |= {"heldout_loss": loss, "heldout_perplexity": math.exp(min(loss, 50)), "heldout_reply_tokens": tokens}
     save_policy(model, tokenizer, out, ends=ends)
     return metrics
+
+
+@contextmanager
+def _kept_or_not(checkpoints: Path | None) -> Iterator[Path]:
+    """The folder for checkpoints that was named; else one that goes when training is over."""
+    if checkpoints is not None:
+        yield checkpoints
+        return
+    with tempfile.TemporaryDirectory(prefix="rluf-checkpoints-") as folder:
+        yield Path(folder)
 
 
 def balanced(ours: list[Conversation], others: list[Conversation], seed: int) -> list[Conversation]:
@@ -299,6 +313,7 @@ def save_policy(
 
     `ends`: the tokens that end a reply, where they are known; else all that model, tokenizer and template name.
     """
+    transformers_logging.disable_progress_bar()
     if ends is None:
         ends = all_end_ids(model.generation_config, model.config, PromptEncoder(tokenizer))
     named = sorted(ends)

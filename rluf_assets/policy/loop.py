@@ -19,14 +19,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rluf_assets.distributed import Ranks, Zero, join
+from rluf_assets.distributed import Ranks, Zero, device, join
 from rluf_assets.lake import write_json
 from rluf_assets.policy.batch import BASELINE
 from rluf_assets.policy.config import OptimisationConfig, PromptGroup
 from rluf_assets.policy.engine import TransformersEngine
 from rluf_assets.policy.health import check_health, stop_reason
 from rluf_assets.policy.learner import Learner, new_learner
+from rluf_assets.policy.llm_judge import LlmJudge
 from rluf_assets.policy.objectives import Normalisation
+from rluf_assets.policy.optimised import OptimisedPolicy
 from rluf_assets.policy.phases import (
     Prompt,
     Scorer,
@@ -41,7 +43,12 @@ from rluf_assets.policy.record import iteration_row, iterations_frame
 from rluf_assets.policy.sampler import Sampler, new_engine, new_sampler
 from rluf_assets.policy.selecting import LogRatios, SlowJudge, select_frame
 from rluf_assets.policy.update import UpdateFigures, update
+from rluf_assets.progress import printed
+from rluf_assets.rewards.reward import Reward
+from rluf_assets.rewards.scoring import load_scorer
 
+# What a line of progress shows.
+SHOWN = ("reward", "learned", "skipped", "kl_mean")
 Report = Callable[[int, int, Mapping[str, float]], None]
 
 
@@ -53,6 +60,14 @@ class Folders:
     phases: Path
     checkpoints: Path
     logs: Path
+
+    @classmethod
+    def under(cls, out: Path) -> Folders:
+        """All beneath the artifact, where `lake.SCRATCH` names what is not part of it."""
+        folders = cls(out, out / "phases", out / "checkpoints", out / "logs")
+        for folder in (folders.phases, folders.checkpoints, folders.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folders
 
 
 @dataclass(frozen=True)
@@ -74,32 +89,37 @@ class _Run:
 
 
 def optimise_policy(
-    base_policy: Path,
-    prompts_file: Path,
-    scorers: Mapping[str, Scorer],
-    folders: Folders,
+    base: str | Path,
+    prompts: str | Path | pl.DataFrame,
+    rewards: Mapping[str, Scorer | Reward | str | Path],
     config: OptimisationConfig,
     *,
-    seed: int,
-    report: Report = lambda done, total, figures: None,
+    out: str | Path,
+    seed: int = 0,
+    progress: Report | None = None,
     slow_judge: SlowJudge | None = None,
-    zero: Zero | None = None,
-) -> list[dict[str, Any]]:
-    """Optimise `base_policy` for a candidate's objectives and write its policy folder; returns one row per iteration.
+) -> OptimisedPolicy:
+    """Optimise the policy in folder `base` for a candidate's objectives, and write the new one to `out`.
 
-    `scorers`: objective name -> reward model. `zero`: how the launch shards what is trained. Raises ConfigError for
-    unknown names, DataError for unusable prompts or rewards, TrainingError when nothing survives the constraints any
-    more or too many rewards are NaN.
+    `prompts`: rows prompt_id, prompt, use_case and split "optimisation", or their file. `rewards`: objective -> reward model,
+    or its folder. Killed, the same call goes on from what it left in `out`. Under `accelerate launch` all ranks call it.
+    Raises ConfigError for unknown names, DataError for unusable prompts or rewards, TrainingError when nothing survives the
+    constraints any more or too many rewards are NaN.
     """
-    config.check_names(scorers)
-    ranks = join()
+    config.check_names(rewards)
+    base_policy, folders = Path(base), Folders.under(Path(out))
+    zero = Zero.of_launch(config.dtype, config.max_gradient_norm)  # joins the launch, before anything is loaded
+    ranks, report = join(), progress or _printed()
     if config.optimiser == "none":
         if ranks.first:
             copy_policy(base_policy, folders.out)
             _write_record(folders.out, config, (), None, [])
-        return []
+        return OptimisedPolicy(folders.out)
+    scorers = {name: _scorer(reward, config, zero) for name, reward in rewards.items()}
+    if slow_judge is None and config.llm_judge:
+        slow_judge = LlmJudge(config.llm_judge, device=device())
     groups = config.prompt_groups()
-    prompts = read_prompts(prompts_file, "optimisation", groups)
+    chosen = read_prompts(prompts, "optimisation", groups)
     policy, reference = _engine(base_policy, config, zero), _reference_engine(base_policy, config, zero)
     if config.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable()
@@ -120,12 +140,12 @@ def optimise_policy(
             config,
             ranks,
             zero,
-            [prompt.messages for prompt in prompts],
+            [prompt.messages for prompt in chosen],
         ),
         scorers,
         ranks,
         slow_judge,
-        prompt_schedule(prompts, config, seed),
+        prompt_schedule(chosen, config, seed),
     )
     baseline, normalisation = _reference(run)
     rows = learner.load_state(folders.checkpoints)
@@ -137,12 +157,26 @@ def optimise_policy(
         check_health(rows, config)
         if iteration % config.checkpoint_every == 0:
             learner.save_state(folders.checkpoints, iteration, rows)
-        report(iteration, config.iterations, {**row, **cost})
+        if ranks.first:
+            report(iteration, config.iterations, {**row, **cost})
     learner.save_policy(folders.out)
     if ranks.first:
         _write_record(folders.out, config, groups, normalisation, rows)
     ranks.wait()
-    return rows
+    return OptimisedPolicy(folders.out)
+
+
+def _scorer(reward: Scorer | Reward | str | Path, config: OptimisationConfig, zero: Zero | None) -> Scorer:
+    if isinstance(reward, Reward | str | Path):
+        return load_scorer(reward.folder if isinstance(reward, Reward) else reward, config.dtype, zero)
+    return reward
+
+
+def _printed() -> Report:
+    line = printed("iteration")
+    return lambda done, total, figures: line(
+        done, total, **{name: value for name in SHOWN if (value := figures.get(name)) is not None}
+    )
 
 
 def _engine(folder: Path, config: OptimisationConfig, zero: Zero | None) -> TransformersEngine:

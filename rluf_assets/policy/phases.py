@@ -59,12 +59,13 @@ def publish(path: Path, make: Callable[[], pl.DataFrame], ranks: Ranks = ALONE) 
     return pl.read_parquet(path)
 
 
-def read_prompts(file: Path, split: str, groups: Sequence[PromptGroup] = ()) -> list[Prompt]:
+def read_prompts(file: str | Path | pl.DataFrame, split: str, groups: Sequence[PromptGroup] = ()) -> list[Prompt]:
     """Prompts of one split in file order; with `groups`, each in its own and those that no group takes left out.
 
     Raises DataError if none is left or a prompt id stands twice.
     """
-    frame = pl.read_parquet(file).filter(pl.col("split") == split)
+    table, file = (file, "prompts") if isinstance(file, pl.DataFrame) else (pl.read_parquet(file), file)
+    frame = table.filter(pl.col("split") == split)
     if frame["prompt_id"].n_unique() < frame.height:
         raise DataError(
             f"{file}: {frame.height - frame['prompt_id'].n_unique()} prompt ids of split {split!r} stand twice."

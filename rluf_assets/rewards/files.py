@@ -15,18 +15,15 @@ import polars as pl
 from pydantic import ValidationError
 
 from rluf_assets.errors import ConfigError, DataError
-from rluf_assets.lake import write_json
+from rluf_assets.progress import Progress, silent
 from rluf_assets.rewards.calibration import strata_of
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.data import read_table, scorable_rows
-from rluf_assets.rewards.evaluation import evaluate_pairs, evaluate_signal, score_pairs, score_signal
 from rluf_assets.rewards.fitting import encode_rows
-from rluf_assets.rewards.holdout import check_held
-from rluf_assets.rewards.report import conclusion, write_report
-from rluf_assets.rewards.scoring import RewardModel, finite, load_scorer
+from rluf_assets.rewards.scoring import RewardModel, finite
 from rluf_assets.rewards.set_aside import DEFECT, FILE, ROW, SetAside, told, write_set_aside
-from rluf_assets.rewards.trainer import Progress, named_writes
-from rluf_assets.rewards.training import train_reward
+from rluf_assets.rewards.stage import train_reward
+from rluf_assets.rewards.trainer import named_writes
 
 SCORES = ("score", "probability", "live_probability")
 
@@ -40,7 +37,7 @@ def train_reward_files(
     *,
     config: dict[str, Any] | None = None,
     seed: int = 0,
-    progress: Progress = lambda *args, **metrics: None,
+    progress: Progress = silent,
 ) -> str:
     """Train and evaluate one reward model; returns the report's sentence.
 
@@ -54,39 +51,20 @@ def train_reward_files(
     frames = read_table(train), read_table(evaluation)
     settings = _settings({"objective": _loss_of(objective, frames[0], train), **(config or {})})
     labelled = settings.objective == "bce"
-    check_held(frames[1].lazy(), settings, base, seed=seed)
-    partial.mkdir(parents=True, exist_ok=True)
-    trained = train_reward(
+    made = train_reward(
         base,
         frames[0],
+        frames[1],
         settings,
-        seed=seed,
         out=partial,
-        checkpoints=partial / "checkpoints",
+        seed=seed,
         rates=rates_of(frames[0], objective) if labelled else {"signal": objective},
         progress=progress,
     )
-    model = load_scorer(partial, settings.dtype, None, share_prefixes=settings.share_prefixes)
-    learned, held = trained.learned, frames[1]
-    scored = score_signal(model, held.lazy(), settings, seed=seed) if labelled else score_pairs(model, held, settings)
-    evaluated = (
-        evaluate_signal(model, learned, held.lazy(), settings, seed=seed, held=scored)
-        if labelled
-        else evaluate_pairs(model, learned, held, settings, seed=seed, held=scored)
-    )
-    asides = (trained.aside, scored.aside)
-    evaluated.metrics["set_aside"] = {aside.name: aside.facts() for aside in asides}
-    evaluated.metrics["training"] = trained.rows | trained.metrics
-    with named_writes(partial):
-        write_set_aside(partial / FILE, asides)
-        evaluated.scores.write_parquet(partial / "scores.parquet")
-        if evaluated.ensemble is not None:
-            evaluated.ensemble.save(partial)
-        write_json(str(partial / "metrics.json"), evaluated.metrics)
-        write_report(partial / "report.html", evaluated, model.calibration, settings)
+    said = f"{made.conclusion}\n{made.set_aside}"
     shutil.rmtree(partial / "checkpoints")
     os.replace(partial, out)
-    return f"{conclusion(evaluated.metrics, settings.objective)}\n{told(evaluated.metrics['set_aside'])}"
+    return said
 
 
 def score_files(

@@ -99,8 +99,13 @@ def weighted_mean(values: np.ndarray) -> Statistic:
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Statistic:
-    """Statistic: the ratio of two weighted sums."""
-    return lambda weights: (weights @ numerator) / (weights @ denominator)
+    """Statistic: the ratio of two weighted sums; NaN where the second is zero."""
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray((weights @ numerator) / (weights @ denominator))
+
+    return statistic
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> Statistic:

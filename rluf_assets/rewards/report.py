@@ -15,7 +15,7 @@ from plotly.io import to_html
 from rluf_assets.rewards.calibration import Calibration
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.evaluation import Evaluation
-from rluf_assets.rewards.reward import conclusion, shown
+from rluf_assets.rewards.reward import conclusion, figure_text
 from rluf_assets.rewards.set_aside import told
 
 STYLE = """
@@ -118,8 +118,8 @@ def _figures_table(metrics: dict[str, Any]) -> str:
         if name.endswith("_ci") or not isinstance(value, int | float):
             continue
         interval = metrics.get(f"{name}_ci")
-        shown = "" if interval is None else " to ".join(shown(bound) for bound in interval)
-        rows.append((name.replace("_", " "), shown(value), shown))
+        shown = "" if interval is None else " to ".join(figure_text(bound) for bound in interval)
+        rows.append((name.replace("_", " "), figure_text(value), shown))
     return _table(("figure", "value", "interval"), rows)
 
 
@@ -133,7 +133,8 @@ def _signal_mistakes(evaluation: Evaluation, count: int) -> str:
     parts = []
     for title, part in (("Reacted, but scored lowest", missed), ("Scored highest, but no reaction", overrated)):
         rows = [
-            (shown(r["live_probability"]), _asked(r["prompt"]), r["completion"]) for r in part.iter_rows(named=True)
+            (figure_text(r["live_probability"]), _asked(r["prompt"]), r["completion"])
+            for r in part.iter_rows(named=True)
         ]
         parts.append(f"<h3>{title}</h3>" + _table(("live probability", "last message", "reply"), rows))
     return "".join(parts)
@@ -141,7 +142,9 @@ def _signal_mistakes(evaluation: Evaluation, count: int) -> str:
 
 def _pair_mistakes(evaluation: Evaluation, count: int) -> str:
     worst = evaluation.rows.sort("margin").head(count)
-    rows = [(shown(r["margin"]), _asked(r["prompt"]), r["chosen"], r["rejected"]) for r in worst.iter_rows(named=True)]
+    rows = [
+        (figure_text(r["margin"]), _asked(r["prompt"]), r["chosen"], r["rejected"]) for r in worst.iter_rows(named=True)
+    ]
     return _table(("margin", "last message", "chosen by experts", "preferred by the model"), rows)
 
 

@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 
+from rluf_assets.charts import PALETTE, diagonal, error_bar, intervals, log_ticks, styled
 from rluf_assets.chat import Message, as_messages
 from rluf_assets.errors import ArtifactMissing, DataError, missing_extra
 from rluf_assets.lake import read_json
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from rluf_assets.rewards.scoring import RewardModel
 
 T = TypeVar("T")
@@ -89,6 +92,62 @@ class Reward:
         scored = self.model.score([messages] * len(texts), list(texts))[self.column]
         return pl.DataFrame({"reply": list(texts), self.objective: scored}, schema_overrides={"reply": pl.String})
 
+    def plot_reliability(self) -> go.Figure:
+        """When it says one in a thousand, is it one in a thousand? Predicted against observed rate, by bin, on log axes."""
+        import plotly.graph_objects as go
+
+        bins = [b for b in self.metrics["reliability"] if b["observed"] > 0 and b["predicted"] > 0]
+        x, y = ([b[name] for b in bins] for name in ("predicted", "observed"))
+        low, high = ([b["observed_ci"][k] for b in bins] for k in (0, 1))
+        signal = self.calibration["signal"]
+        figure = go.Figure([diagonal(min(x + y), max(x + y))] if bins else [])
+        figure.add_scatter(
+            x=x,
+            y=y,
+            mode="markers",
+            marker={"color": PALETTE[0], "size": 10},
+            error_y=error_bar(y, low, high, PALETTE[0]),
+        )
+        ticks = log_ticks(min(x + y), max(x + y)) if bins else {}
+        figure.update_xaxes(type="log", title=f"predicted {signal} rate", **ticks)
+        figure.update_yaxes(type="log", title=f"observed {signal} rate", **ticks)
+        styled(figure, height=360, legend=False)
+        return figure
+
+    def plot_rivals(self) -> go.Figure:
+        """How often it ranks a pair right, beside a bag of words and the length of the reply alone."""
+        main = "auroc" if self.labelled else "pair_accuracy"
+        rivals = {"the model": main, "bag of words": f"{main}_bag_of_words", "length alone": f"{main}_length_only"}
+        figure = intervals(self._rows(rivals), title="probability of ranking a pair right")
+        return figure.add_vline(x=0.5, line_dash="dot")
+
+    def plot_style(self) -> go.Figure:
+        """Correlation of its score with what carries no value of its own: length, emoji, exclamation marks, ..."""
+        style = {n.removesuffix("_correlation"): n for n in self.metrics if n.endswith("_correlation")}
+        figure = intervals(self._rows(style), title="correlation with the score").update_xaxes(range=[-1, 1])
+        return figure.add_vline(x=0, line_dash="dot")
+
+    @property
+    def slices(self) -> pl.DataFrame:
+        """One row per slice of the held-out rows: by what, how many, and how well it ranks them, with intervals."""
+        main = "auroc" if self.labelled else "pair_accuracy"
+        rows = [
+            {**{k: v for k, v in part.items() if not isinstance(v, list)},
+             f"{main}_low": part[f"{main}_ci"][0], f"{main}_high": part[f"{main}_ci"][1]}
+            for part in self.metrics["slices"]
+            if part[main] is not None
+        ]  # fmt: skip
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+    def _rows(self, figures: dict[str, str]) -> list[dict[str, Any]]:
+        """What `intervals` draws: the figures by their names in metrics.json, of those that are defined."""
+        found = []
+        for name, key in figures.items():
+            if self.metrics.get(key) is not None:
+                low, high = self.metrics[f"{key}_ci"]
+                found.append({"name": name, "value": self.metrics[key], "low": low, "high": high})
+        return found
+
     @property
     def conclusion(self) -> str:
         """What it knows, in one sentence."""
@@ -118,7 +177,7 @@ def conclusion(metrics: dict[str, Any], objective: str) -> str:
     )
 
 
-def shown(value: float | None) -> str:
+def figure_text(value: float | None) -> str:
     """A figure as the report's tables write it."""
     if value is None or value != value:
         return "-"
@@ -127,7 +186,7 @@ def shown(value: float | None) -> str:
 
 def _value(metrics: dict[str, Any], name: str) -> str:
     low, high = metrics[f"{name}_ci"]
-    return f"{shown(metrics[name])} ({shown(low)} to {shown(high)})"
+    return f"{figure_text(metrics[name])} ({figure_text(low)} to {figure_text(high)})"
 
 
 def _percent(metrics: dict[str, Any], name: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from rluf_assets.distributed import TIMEOUT
 from rluf_assets.errors import TrainingError
+from rluf_assets.progress import Progress
 from rluf_assets.rewards.batching import Batch, StepSampler, Unit, collate
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.losses import bce_loss, bradley_terry_loss
@@ -29,8 +30,6 @@ from rluf_assets.rewards.memory import give_back
 from rluf_assets.rewards.model import RewardNetwork, ScoreReader, with_lora
 
 WHOLE = "whole"
-
-Progress = Callable[..., None]
 
 
 class _EpochLoader(DataLoader[Unit]):

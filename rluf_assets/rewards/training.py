@@ -1,6 +1,6 @@
 """Train one reward model: rows -> token ids -> units -> Trainer -> a plain Hugging Face folder with its calibration.
 
-`train_reward` is the stage function; the job `train_reward` and the command `rluf train-reward` wrap it. A killed run
+The stage function `train_reward` (`stage.py`) calls `fit_reward`, then evaluates what was saved. A killed run
 continues from its last whole checkpoint and ends with the weights it would have had.
 """
 
@@ -18,6 +18,7 @@ from transformers import set_seed
 
 from rluf_assets.distributed import Ranks, Zero, device, join, pass_dtype
 from rluf_assets.errors import ConfigError, DataError, TrainingError
+from rluf_assets.progress import Progress, silent
 from rluf_assets.rewards import data
 from rluf_assets.rewards.batching import Unit, make_unit
 from rluf_assets.rewards.calibration import (
@@ -36,7 +37,7 @@ from rluf_assets.rewards.model import RewardNetwork, load_network, save_network,
 from rluf_assets.rewards.scoring import MAX_TREE_ROWS, RewardModel, finite, over_ranks
 from rluf_assets.rewards.set_aside import SetAside
 from rluf_assets.rewards.sharded import gather_weights
-from rluf_assets.rewards.trainer import Progress, RewardTrainer, named_writes, resume_point, training_arguments
+from rluf_assets.rewards.trainer import RewardTrainer, named_writes, resume_point, training_arguments
 from rluf_assets.rewards.trees import group_rows
 
 
@@ -50,7 +51,7 @@ class Trained:
     aside: SetAside = field(default_factory=lambda: SetAside("train", 0, 0.0))
 
 
-def train_reward(
+def fit_reward(
     base: str | Path,
     train: pl.DataFrame,
     config: RewardConfig,
@@ -60,7 +61,7 @@ def train_reward(
     checkpoints: Path,
     rates: dict[str, Any] | None = None,
     previous: str | Path | None = None,
-    progress: Progress = lambda *args, **metrics: None,
+    progress: Progress = silent,
 ) -> Trained:
     """Train on `train` (prompt, completion, label | prompt, chosen, rejected) and save the model under `out`.
 
@@ -243,4 +244,4 @@ def _digest(encoding: Encoding, rows: pl.DataFrame, config: RewardConfig, seed: 
     return digest.hexdigest()
 
 
-__all__ = ["RewardNetwork", "Trained", "train_reward"]
+__all__ = ["RewardNetwork", "Trained", "fit_reward"]

@@ -28,7 +28,7 @@ from rluf_assets.home import open_home
 from rluf_assets.rewards.config import EvaluationConfig, RewardConfig
 from rluf_assets.rewards.evaluation import evaluate_signal
 from rluf_assets.rewards.scoring import RewardModel
-from rluf_assets.rewards.training import train_reward
+from rluf_assets.rewards.training import fit_reward
 from rluf_assets.simulation.config import LiveTestConfig
 from rluf_assets.simulation.contexts import draw_contexts
 from rluf_assets.simulation.launches import CONTROL, write_texts
@@ -81,7 +81,7 @@ def world(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     learned, held = logs.head(LEARNED), logs.slice(LEARNED, HELD)
     config = RewardConfig(epochs=2, batch_tokens=4096, evaluation=EvaluationConfig(bootstrap_resamples=50))
     out = tmp_path_factory.mktemp("p_love")
-    train_reward(base, learned, config, seed=0, out=out, checkpoints=out / "checkpoints")
+    fit_reward(base, learned, config, seed=0, out=out, checkpoints=out / "checkpoints")
     evaluation = evaluate_signal(RewardModel.load(out), learned, held.lazy(), config, seed=0)
     assert evaluation.ensemble is not None
     evaluation.ensemble.save(out)

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from rluf_assets.errors import ConfigError
 from rluf_assets.feedback.audit import audit_signals
-from rluf_assets.feedback.audit_report import conclusion, report
 from rluf_assets.feedback.config import SignalAuditConfig
 from rluf_assets.feedback.lexicon import sentiment
 from rluf_assets.feedback.schemas import label_column
@@ -58,9 +57,9 @@ def table() -> dict[str, dict]:
     replies, messages = _world()
     config = SignalAuditConfig(signals=SIGNALS, polarity=POLARITY, min_positives=100)
     audit = audit_signals(replies.lazy(), messages.lazy(), config, seed=0)
-    page = report(audit)
+    page = audit.page()
     assert "https://" not in page.split("</script>")[-1] and "<script src" not in page
-    assert conclusion(audit) in page.replace("&#x27;", "'")
+    assert audit.conclusion in page.replace("&#x27;", "'")
     assert audit.by_day["offered_up"].sum() == replies.height == audit.by_use_case["replies"].sum()
     return {row["signal"]: row for row in audit.table.to_dicts()}
 
@@ -136,7 +135,7 @@ def test_without_times_returning_is_null_and_said_so() -> None:
     (row,) = audit.table.to_dicts()
     assert row["return_correlation"] is None and row["user_days"] == 0
     assert "cannot be told" in row["reason"]
-    assert "Which signal" in report(audit)
+    assert "Which signal" in audit.page()
 
 
 def test_unknown_signal_and_missing_polarity() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import polars as pl
 import pytest
 
 import rluf_assets as rluf
-from rluf_assets.errors import ArtifactMissing, DataError
+from rluf_assets.errors import ArtifactMissing, ConfigError, DataError
 from rluf_assets.home import Home
 from rluf_assets.lake import read_json
 
@@ -72,6 +74,30 @@ def test_a_candidate_answers_the_same_for_the_same_seed(home: Home) -> None:
         home.score([], "hello")
 
 
+@on_tiny_lake
+def test_a_home_shows_what_it_holds(home: Home) -> None:
+    assert repr(home).startswith(f"Home({str(home.folder)!r}: {len(home.logs.days)} days of logs, ")
+    card, state = home._repr_html_(), home.state()
+    assert home.release.conclusion in html.unescape(card)
+    assert "not made yet" not in card.split("signal audit")[1].split("</tr>")[0]
+    assert dict(state.select("asset", "parts").iter_rows())["crraft_policy"] == len(home.policies) == 4
+    assert set(home.lake.assets()) <= set(state["asset"])
+    assert list(home.rewards) == ["love", "helpfulness", "safety"]
+    assert "kindness" not in home.rewards and "nobody" not in home.policies
+
+
+@on_tiny_lake
+def test_other_rules_decide_on_the_same_evidence(home: Home) -> None:
+    ours = home.release.decide()
+    assert ours.conclusion == home.release.conclusion, "unchanged rules decide as the report did"
+    assert ours.gates.equals(home.release.gates)
+    other = home.release.decide(release_report={"non_inferior": {"helpfulness": 0.02}})
+    assert {d.candidate: d.decision for d in other if d.decision == "promote"} == {}
+    assert "plan" in other.conclusion, "margins are part of the plan that users' exposures were bound to"
+    with pytest.raises(ConfigError, match=r"alhpa.*did you mean 'alpha'"):
+        home.release.decide(ab_plan={"alhpa": 0.1})
+
+
 def test_no_lake_is_said_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RLUF_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -91,8 +117,16 @@ def test_no_lake_is_said_with_its_remedy(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_api_loads_without_torch_or_dagster() -> None:
     code = (
-        "import sys; import rluf_assets as rluf; rluf.open_home; "
-        "print([m for m in ('torch', 'transformers', 'dagster', 'plotly', 'scipy') if m in sys.modules])"
+        "import sys, rluf_assets as rluf; at_once = len([m for m in sys.modules if m.startswith('rluf_assets.')]); "
+        "[getattr(rluf, name) for name in dir(rluf) if name not in ('train_reward', 'optimise_policy', 'train_base_policy')]; "
+        "print(at_once, [m for m in ('torch', 'transformers', 'dagster', 'plotly', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "0 []"
+
+
+def test_every_name_is_declared_for_editors_and_unknown_ones_are_refused() -> None:
+    typed = set(re.findall(r" as (\w+)$", Path(rluf.__file__).read_text(), re.MULTILINE))
+    assert typed == set(rluf.__all__) <= set(dir(rluf))
+    with pytest.raises(AttributeError, match="open_lake"):
+        _ = rluf.open_lake  # type: ignore[attr-defined]

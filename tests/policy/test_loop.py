@@ -20,7 +20,7 @@ from rluf_assets.policy.batch import BASELINE
 from rluf_assets.policy.config import OptimisationConfig
 from rluf_assets.policy.engine import TransformersEngine
 from rluf_assets.policy.judges import Verdict
-from rluf_assets.policy.loop import Folders, optimise_policy, prompt_schedule
+from rluf_assets.policy.loop import optimise_policy, prompt_schedule
 from rluf_assets.policy.objectives import calibrated_reward
 from rluf_assets.policy.phases import read_prompts
 from rluf_assets.rewards.calibration import Calibration
@@ -47,15 +47,11 @@ def reject_all(prompt: Sequence[Message], completion: str) -> Verdict:
     return Verdict(False, "nothing is good enough")
 
 
-def folders(root: Path) -> Folders:
-    root.mkdir(parents=True, exist_ok=True)
-    return Folders(root, root / "phases", root / "checkpoints", root / "logs")
-
-
 def optimise(
     base: Path, prompts_file: Path, scorers: Scorers, root: Path, config: OptimisationConfig = CONFIG, **options: object
 ) -> list[dict[str, object]]:
-    return optimise_policy(base, prompts_file, scorers, folders(root), config, **{"seed": 0, **options})  # type: ignore[arg-type]
+    made = optimise_policy(base, prompts_file, scorers, config, out=root, **options)  # type: ignore[arg-type]
+    return made.iterations.to_dicts()
 
 
 @pytest.fixture(scope="module")

@@ -158,7 +158,7 @@ def bfloat16(base: Path, file: Path, scratch: Path) -> dict[str, Any]:
 
 
 def loop(base: Path, file: Path, scratch: Path, *rewards: Path, tensor_parallel: int = 1) -> dict[str, Any]:
-    from rluf_assets.policy.loop import Folders, optimise_policy
+    from rluf_assets.policy.loop import optimise_policy
     from rluf_assets.rewards.scoring import RewardModel
 
     scorers = dict(zip(("helpfulness", "love"), map(RewardModel.load, rewards), strict=True))
@@ -176,9 +176,8 @@ def loop(base: Path, file: Path, scratch: Path, *rewards: Path, tensor_parallel:
     )
     out = scratch / "run"
     out.mkdir(exist_ok=True)
-    folders = Folders(out, out / "phases", out / "checkpoints", out / "logs")
-    rows = optimise_policy(base, file, scorers, folders, config, seed=0)
-    by_folder = (folders.checkpoints / "sampled").exists()
+    rows = optimise_policy(base, file, scorers, config, out=out).iterations.to_dicts()
+    by_folder = (out / "checkpoints" / "sampled").exists()
     return {
         "iterations": len(rows),
         "by_folder": by_folder,

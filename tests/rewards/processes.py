@@ -101,7 +101,7 @@ def train(base: str, out: Path, config: dict, env: dict[str, str]) -> None:
         calibration_module.MIN_VALIDATION_EXAMPLES = int(os.environ["FIT_FROM"])
     out.mkdir(exist_ok=True)
     frame = labelled_frame(200) if settings.objective == "bce" else pair_frame(120)
-    training_module.train_reward(
+    training_module.fit_reward(
         base, frame, settings, seed=7, out=out, checkpoints=out / "checkpoints", progress=progress
     )
     if torch.distributed.is_initialized():

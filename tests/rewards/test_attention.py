@@ -29,7 +29,7 @@ from rluf_assets.rewards.calibration import Calibration
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.model import load_network
 from rluf_assets.rewards.scoring import RewardModel
-from rluf_assets.rewards.training import train_reward
+from rluf_assets.rewards.training import fit_reward
 from tests.rewards.conftest import labelled_frame, make_tokenizer
 
 WINDOWS = [
@@ -149,7 +149,7 @@ def test_training_keeps_the_window_too(tmp_path):
     base, out = windowed("mistral", tmp_path / "base"), tmp_path / "out"
     out.mkdir()
     told = []
-    trained = train_reward(
+    trained = fit_reward(
         base, labelled_frame(60), config, seed=1, out=out, checkpoints=tmp_path / "checkpoints",
         progress=lambda step, steps, message, **figures: told.append(message),
     )  # fmt: skip

@@ -85,7 +85,7 @@ def test_pairs_in_trls_plain_format(files, base):
     pair_frame(40, seed=3).select("prompt", "chosen", "rejected").write_parquet(files / "eval.parquet")
     result = train(files, base, objective="helpfulness")
     assert result.exit_code == 0, result.output
-    assert pl.read_parquet(files / "model" / "scores.parquet").columns == ["chosen_logit", "rejected_logit"]
+    assert pl.read_parquet(files / "model" / "eval_scores.parquet").columns == ["chosen_logit", "rejected_logit"]
 
 
 @pytest.mark.slow

@@ -16,13 +16,13 @@ from rluf_assets.errors import ConfigError, DataError, TrainingError
 from rluf_assets.rewards.calibration import load_calibration
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.scoring import RewardModel
-from rluf_assets.rewards.training import train_reward
+from rluf_assets.rewards.training import fit_reward
 from tests.rewards.conftest import labelled_frame, pair_frame, small_config
 
 
 def train(base, out, frame, config, **options):
     out.mkdir(exist_ok=True)
-    return train_reward(base, frame, config, seed=1, out=out, checkpoints=out / "checkpoints", **options)
+    return fit_reward(base, frame, config, seed=1, out=out, checkpoints=out / "checkpoints", **options)
 
 
 def assert_same_scores(a, b):
@@ -72,7 +72,7 @@ def test_same_inputs_same_bytes_and_another_seed_others(base, tmp_path, labelled
     assert weights_hash(tmp_path / "a") == weights_hash(tmp_path / "b")
     assert (tmp_path / "a" / "calibration.json").read_bytes() == (tmp_path / "b" / "calibration.json").read_bytes()
     (tmp_path / "c").mkdir()
-    train_reward(base, labelled, small_config(), seed=2, out=tmp_path / "c", checkpoints=tmp_path / "c" / "checkpoints")
+    fit_reward(base, labelled, small_config(), seed=2, out=tmp_path / "c", checkpoints=tmp_path / "c" / "checkpoints")
     assert weights_hash(tmp_path / "a") != weights_hash(tmp_path / "c")
 
 

@@ -1,0 +1,35 @@
+"""How far a stage is, in one line that a person reads: what a stage function called in a notebook or terminal says."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+# done, total, message, and figures by name.
+Progress = Callable[..., None]
+
+
+def silent(done: int, total: int, message: str = "", **figures: float) -> None:
+    """Say nothing."""
+
+
+def printed(what: str, *, every_s: float = 2.0) -> Progress:
+    """Print `what`, how far it is, its figures and when it should end to standard error, at most every few seconds."""
+    began, last = time.monotonic(), -every_s
+
+    def show(done: int, total: int, message: str = "", **figures: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < total and now - last < every_s:
+            return
+        last = now
+        left = f", {_span((now - began) * (total - done) / done)} left" if 0 < done < total else ""
+        shown = " ".join(f"{name}={value:.4g}" for name, value in figures.items())
+        print(f"{what} {done}/{total}{left} {message} {shown}".rstrip(), file=sys.stderr, flush=True)
+
+    return show
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
