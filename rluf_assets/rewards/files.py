@@ -6,7 +6,6 @@ Files are Parquet, JSON or CSV in TRL's conversational formats, read as logs are
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,6 @@ def train_reward_files(
         progress=progress,
     )
     said = f"{made.conclusion}\n{made.set_aside}"
-    shutil.rmtree(partial / "checkpoints")
     os.replace(partial, out)
     return said
 

@@ -8,6 +8,7 @@ The job `train_reward` and the command `rluf train-reward` are this function beh
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import polars as pl
 
 from rluf_assets.distributed import Zero, join
 from rluf_assets.lake import read_json, write_json
-from rluf_assets.progress import Progress, printed
+from rluf_assets.progress import Progress, printed, silent
 from rluf_assets.rewards.adoption import compare, score_again
 from rluf_assets.rewards.config import RewardConfig
 from rluf_assets.rewards.evaluation import evaluate_pairs, evaluate_signal, score_pairs, score_signal
@@ -71,7 +72,8 @@ def train_reward(
     its last whole checkpoint. Under `accelerate launch` all ranks call it. All checks come before the first step.
     """
     out, held = Path(out), held_out.lazy()
-    line, ranks, labelled = progress or printed("reward model"), join(), config.objective == "bce"
+    ranks, labelled = join(), config.objective == "bce"
+    line = progress or (printed("reward model") if ranks.first else silent)
     started_from = previous if config.adoption.warm_start else None
     check_held(held, config, started_from or base, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -107,4 +109,5 @@ def train_reward(
         if before is not None:
             write_json(str(out / ADOPTION), compare(evaluation, before, config, seed=seed).to_json())
         write_report(out / "report.html", evaluation, model.calibration, config)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return made
