@@ -96,8 +96,9 @@ def intervals(
     series = list(dict.fromkeys(row.get("series", "") for row in rows))
     for k, name in enumerate(series):
         own = [row for row in rows if row.get("series", "") == name]
-        columns = ([row[key] for row in own] for key in ("value", "name", "low", "high"))
-        figure.add_trace(interval_trace(*columns, PALETTE[k % len(PALETTE)], SYMBOLS[k % len(SYMBOLS)], name))
+        value, label, low, high = ([row[key] for row in own] for key in ("value", "name", "low", "high"))
+        colour, symbol = PALETTE[k % len(PALETTE)], SYMBOLS[k % len(SYMBOLS)]
+        figure.add_trace(interval_trace(value, label, low, high, colour, symbol, name))
     figure.update_xaxes(title=title, tickformat=percent, **({"type": "log"} if log else {}))
     figure.update_yaxes(autorange="reversed", automargin=True)
     lines = len(dict.fromkeys(row["name"] for row in rows))

@@ -207,10 +207,11 @@ class Evaluations:
         """The comparison of all candidates with the baseline on the fixed prompts."""
         from rluf_assets.evaluation.offline import OfflineComparison
 
-        tables = (
+        objectives, pareto, correlations = (
             _frame(self.lake, "release_report", f"{name}.parquet") for name in ("offline", "pareto", "correlations")
         )
-        return OfflineComparison(*tables, self.rules.love_objective, (self.rules.baseline, self.rules.control))
+        references = (self.rules.baseline, self.rules.control)
+        return OfflineComparison(objectives, pareto, correlations, self.rules.love_objective, references)
 
     @property
     def hacking(self) -> HackingAudit:
