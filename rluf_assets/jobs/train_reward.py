@@ -20,10 +20,12 @@ from rluf_assets.lake import Produced, read_json
 
 def run(job: Job) -> Produced:
     """Train, reload what was saved, and evaluate that on the held-out rows."""
+    from rluf_assets.distributed import join
     from rluf_assets.rewards.config import RewardConfig
     from rluf_assets.rewards.stage import train_reward
 
     config = RewardConfig.model_validate(job.config)
+    join()  # a launch that nothing can run under is refused before anything is read
     labelled = config.objective == "bce"
     source, held_name = ("signal_set", "holdout") if labelled else ("preference_pairs", "eval")
     if source not in job.spec.inputs:

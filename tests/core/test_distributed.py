@@ -81,12 +81,12 @@ def test_jobs_of_all_ranks_have_their_device_and_group_before_they_load(
     order: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from rluf_assets.policy import llm_judge
-    from rluf_assets.rewards import holdout, scoring, training
+    from rluf_assets.rewards import scoring, stage, training
 
     monkeypatch.setattr(scoring.RewardModel, "load", loader(order, "reward"))
     monkeypatch.setattr(llm_judge, "TransformersEngine", loader(order, "judge"))
     monkeypatch.setattr(training, "load_network", loader(order, "base"))
-    monkeypatch.setattr(holdout, "check_held", lambda *args, **options: None)
+    monkeypatch.setattr(stage, "check_held", lambda *args, **options: None)
     monkeypatch.setattr(training, "training_arguments", lambda *args: None)
     rows = {"prompt": ["a", "b"] * 30, "completion": ["c", "d"] * 30, "label": [True, False] * 30}
     pl.DataFrame(rows).write_parquet(tmp_path / "train.parquet")
@@ -94,7 +94,6 @@ def test_jobs_of_all_ranks_have_their_device_and_group_before_they_load(
     judged = {"weights": {"love": 1.0}, "llm_judge": {"folder": "x"}}
     for job, config, inputs in (
         (optimise_policy, judged, ["rewards/love"]),
-        (optimise_policy, judged | {"optimiser": "none", "weights": {}}, []),
         (evaluate_candidate, {}, ["rewards/love"]),
         (train_reward, {"dtype": "float32"}, ["signal_set", "base"]),
     ):
