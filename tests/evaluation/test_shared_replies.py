@@ -161,8 +161,8 @@ def test_replies_that_do_not_add_up_are_refused() -> None:
 
 
 def test_the_page_draws_use_cases_days_and_power() -> None:
+    from rluf_assets.charts import colours
     from rluf_assets.evaluation.ab_plots import readout_plots
-    from rluf_assets.evaluation.plots import colours
 
     rng = np.random.default_rng(5)
     arms = {name: arm_of(name, rng, users=2000) for name in ("baseline", "b")}
