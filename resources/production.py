@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 
 from resources.launchers.spec import InputArtifact
+from resources.profiles import LoggedSettings, SimulatedSettings
 from resources.stage import StageRunner, Work
 from rluf_assets.feedback.config import IngestConfig, PairsConfig
 from rluf_assets.feedback.ingest import sources_of
@@ -32,6 +33,15 @@ SHOWN_TABLES = {
     "exposed_replies.parquet": ["user_id", "reply_id"],
     "replies.parquet": ["reply_id", "prompt", "completion"],
 }
+
+
+def versions(settings: SimulatedSettings | LoggedSettings) -> dict[str, str]:
+    """Asset -> version of the stage that brings it in from a production of this kind."""
+    if isinstance(settings, LoggedSettings):
+        return {"past_launches": AdoptConfig.version, "ab_exposures": AdoptConfig.version}
+    from rluf_assets.simulation.config import LaunchesConfig, LiveTestConfig
+
+    return {"past_launches": LaunchesConfig.version, "ab_exposures": LiveTestConfig.version}
 
 
 class Production(dg.ConfigurableResource):  # type: ignore[type-arg]

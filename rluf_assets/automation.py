@@ -44,7 +44,10 @@ def follows(
     changed = When.any_deps_match(When.data_version_changed())
     if besides:
         changed = changed.ignore(dg.AssetSelection.assets(*besides))
-    reasons: Condition = changed | When.code_version_changed()
+    # What was made by another version of its stage. `missing` beside it: a memory of before versions were told holds "1" for
+    # every asset, and must not take them for changed; the place of a condition is its name in there.
+    by_other_code = When.code_version_changed() & ~When.missing()
+    reasons: Condition = changed | by_other_code
     if not optional:
         reasons = reasons | When.newly_missing()
     # Days come one after another, and what is optional may never come: neither is waited for.

@@ -16,7 +16,7 @@ from data_checks.accounts import raw_checks
 from data_checks.checks import build_checks
 from resources.build import build_resources
 from rluf_assets.assets.evaluation import evaluation_assets
-from rluf_assets.assets.policy import policy_assets
+from rluf_assets.assets.policy import candidates_sensor, policy_assets
 from rluf_assets.assets.reaction_logs import reaction_log_assets
 from rluf_assets.assets.reward_models import reward_model_assets
 from rluf_assets.assets.signals import signal_assets
@@ -43,7 +43,7 @@ def build_definitions(home: Path) -> dg.Definitions:
         assets=dg.map_asset_specs(lambda spec: documented(spec, profile), assets),
         asset_checks=[*raw_checks(), *build_checks(folder / "suites", profile.signal_set.signal, profile.pages_url)],
         jobs=_jobs(settings),
-        sensors=[AUTOMATION],
+        sensors=[AUTOMATION, candidates_sensor(settings)],
         resources=build_resources(profile, folder),
     )
 

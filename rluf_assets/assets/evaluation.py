@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from resources.production import versions
 from resources.profiles import LoggedSettings
 from resources.stage import Work
 from rluf_assets.assets.common import (
@@ -17,13 +18,14 @@ from rluf_assets.assets.common import (
     fresh,
 )
 from rluf_assets.assets.policy import rewards_of
+from rluf_assets.assets.release import ReleaseRecord, chosen_candidate, release_work
 from rluf_assets.automation import follows
 from rluf_assets.evaluation.logged_arms import ArmsConfig
 from rluf_assets.lake import Lake, read_json
 from rluf_assets.objectives import REWARDS
 from rluf_assets.partitions import CANDIDATES
 
-EVALUATION: dict[str, Any] = {"group_name": "evaluation", "owners": OWNERS, "code_version": "1"}
+EVALUATION: dict[str, Any] = {"group_name": "evaluation", "owners": OWNERS}
 
 
 def evaluation_assets(home: HomeSettings) -> list[dg.AssetsDefinition]:
@@ -48,6 +50,7 @@ def _per_candidate(home: HomeSettings) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         **shared,
+        code_version=home.profile.offline_evaluation.version,
         kinds={"torch"},
         deps=["crraft_policy", "evaluation_prompts", *REWARDS.values()],
         automation_condition=follows(),
@@ -63,6 +66,7 @@ def _per_candidate(home: HomeSettings) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         **shared,
+        code_version=versions(home.profile.production)["ab_exposures"],
         kinds={"parquet"},
         output_required=False,
         deps=["crraft_policy"],
@@ -91,6 +95,7 @@ def _launches(home: HomeSettings) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         **shared,
+        code_version=ArmsConfig.version if _arms(home) else versions(profile.production)["past_launches"],
         kinds={"parquet"},
         deps=["evaluation_prompts", *(["validated_replies", "signal_set"] if _arms(home) else [])],
         automation_condition=follows(),
@@ -102,6 +107,7 @@ def _launches(home: HomeSettings) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         **shared,
+        code_version=profile.offline_online_backtest.version,
         kinds={"torch"},
         deps=[past_launches, "evaluation_prompts", "p_love", "signal_set", "ab_exposures"],
         automation_condition=follows(besides=["signal_set"]),  # a new day alone changes no launch
@@ -135,6 +141,7 @@ def _comparisons(home: HomeSettings) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         **shared,
+        code_version=profile.reward_hacking_audit.version,
         kinds={"polars", "plotly"},
         deps=["offline_evaluation", "signal_set"],
         automation_condition=follows(besides=["signal_set"]),  # a new day alone changes no candidate
@@ -147,6 +154,7 @@ def _comparisons(home: HomeSettings) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         **shared,
+        code_version=profile.readout.version,
         kinds={"polars"},
         deps=["ab_exposures", *(["past_launches"] if _arms(home) else [])],
         automation_condition=follows(),
@@ -162,6 +170,7 @@ def _comparisons(home: HomeSettings) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         **shared,
+        code_version=profile.off_policy_evaluation.version,
         kinds={"polars", "torch"},
         deps=["offline_evaluation", *not_the_candidates],
         automation_condition=follows(besides=not_the_candidates),  # what comes anew is what a candidate says
@@ -199,7 +208,13 @@ def _decision(home: HomeSettings) -> list[dg.AssetsDefinition]:
     compared = ("off_policy_evaluation", "reward_hacking_audit", "ab_test_readout")
     seldom = ("offline_evaluation", "ab_exposures", "offline_online_backtest", "signal_set", *REWARDS.values())
 
-    @dg.asset(**shared, kinds={"plotly"}, deps=[*compared, *seldom], automation_condition=follows(besides=seldom))
+    @dg.asset(
+        **shared,
+        code_version=profile.release_report.version,
+        kinds={"plotly"},
+        deps=[*compared, *seldom],
+        automation_condition=follows(besides=seldom),
+    )
     def release_report(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
         """One row per candidate against `baseline`: promote, hold or needs A/B, and why; the page people read."""
         from rluf_assets.evaluation.decision_log import policy_hashes, record_decisions, release_config
@@ -221,6 +236,7 @@ def _decision(home: HomeSettings) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         **shared,
+        code_version=ReleaseRecord.version,
         kinds={"huggingface"},
         output_required=False,
         deps=[release_report, "crraft_policy"],
@@ -229,8 +245,6 @@ def _decision(home: HomeSettings) -> list[dg.AssetsDefinition]:
     )
     def released_policy(context: dg.AssetExecutionContext, stage: StageRunner):  # type: ignore[no-untyped-def]
         """The policy in force: model card, lineage, the one before it; withheld (not materialised) on hold."""
-        from rluf_assets.assets.release import chosen_candidate, release_work
-
         report = stage.lake.current("release_report")
         candidate = chosen_candidate(report, stage.lake)
         if candidate is None:

@@ -12,6 +12,7 @@ from resources.stage import Work
 from rluf_assets.assets.common import OWNERS, HomeSettings, Production, Result, StageRunner, fresh
 from rluf_assets.automation import arrives, validates
 from rluf_assets.errors import ArtifactMissing, ConfigError
+from rluf_assets.feedback.config import IngestConfig
 from rluf_assets.lake import Artifact, Lake
 from rluf_assets.retention import horizon_of
 
@@ -24,7 +25,6 @@ DAILY: dict[str, Any] = {
     "group_name": "reaction_logs",
     "owners": OWNERS,
     "kinds": {"polars", "parquet"},
-    "code_version": "1",
 }
 
 
@@ -35,14 +35,14 @@ def reaction_log_assets(home: HomeSettings) -> list[dg.AssetsDefinition]:
     and_days_before = dg.TimeWindowPartitionMapping(start_offset=-window)
     and_days_after = dg.TimeWindowPartitionMapping(end_offset=window)
 
-    @dg.asset(**daily, automation_condition=arrives())
+    @dg.asset(**daily, code_version=IngestConfig.version, automation_condition=arrives())
     def raw_messages(context: dg.AssetExecutionContext, stage: StageRunner, production: Production) -> Iterator[Result]:
         """One row per message, as the source gave it, in canonical columns; append-only, by the day it was written."""
         yield from stage.run_days(
             context, {day: production.logs(context, "messages", day) for day in context.partition_keys}
         )
 
-    @dg.asset(**daily, automation_condition=arrives())
+    @dg.asset(**daily, code_version=IngestConfig.version, automation_condition=arrives())
     def raw_reactions(
         context: dg.AssetExecutionContext, stage: StageRunner, production: Production
     ) -> Iterator[Result]:
@@ -53,6 +53,7 @@ def reaction_log_assets(home: HomeSettings) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         **daily,
+        code_version=home.profile.validated_replies.version,
         deps=[
             dg.AssetDep(raw_messages, partition_mapping=and_days_before),
             dg.AssetDep(raw_reactions, partition_mapping=and_days_after),

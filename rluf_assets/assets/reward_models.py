@@ -20,7 +20,6 @@ MODELS: dict[str, Any] = {
     "group_name": "reward_models",
     "owners": OWNERS,
     "kinds": {"torch", "huggingface"},
-    "code_version": "1",
     "pool": "gpu",
 }
 Inputs = dict[str, Artifact | InputArtifact]
@@ -30,9 +29,10 @@ def reward_model_assets(home: HomeSettings) -> list[dg.AssetsDefinition]:
     """The assets of the group for one home."""
     profile = home.profile
 
+    # Made again by people alone: all is measured against it.
     @dg.asset(
-        **MODELS, deps=["validated_replies"], freshness_policy=fresh(home)
-    )  # people alone: all is measured against it
+        **MODELS, code_version=profile.base_policy.version, deps=["validated_replies"], freshness_policy=fresh(home)
+    )
     def base_policy(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
         """A causal language model: the starting and the reference policy, given by path or trained on the logs."""
         config, inputs = profile.base_policy, Inputs(days_of(home, stage.lake, "validated_replies"))
@@ -45,6 +45,7 @@ def reward_model_assets(home: HomeSettings) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         **MODELS,
+        code_version=profile.p_love.version,
         deps=["signal_set", *_own_base(profile.p_love)],
         check_specs=[adopted_check("p_love")],
         freshness_policy=fresh(home),
@@ -67,6 +68,7 @@ def _pair_model(home: HomeSettings, objective: str) -> dg.AssetsDefinition:
 
     @dg.asset(
         **MODELS,
+        code_version=settings.version,
         name=name,
         description=f"A Bradley-Terry reward model of experts' judgement of {objective}.",
         deps=[dg.AssetDep("preference_pairs", partition_mapping=pairs_of_it), *_own_base(settings)],

@@ -13,7 +13,6 @@ SIGNALS: dict[str, Any] = {
     "group_name": "signals",
     "owners": OWNERS,
     "kinds": {"polars", "parquet"},
-    "code_version": "1",
 }
 
 
@@ -21,13 +20,22 @@ def signal_assets(home: HomeSettings) -> list[dg.AssetsDefinition]:
     """The assets of the group for one home."""
     profile, daily = home.profile, fresh(home, daily=True)
 
-    @dg.asset(**SIGNALS, deps=["validated_replies"], freshness_policy=daily, automation_condition=follows())
+    @dg.asset(
+        **SIGNALS,
+        code_version=profile.signal_audit.version,
+        deps=["validated_replies"],
+        freshness_policy=daily,
+        automation_condition=follows(),
+    )
     def signal_audit(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
         """One row per candidate signal: volume, correlation with returning users, purity, adversarial share."""
         inputs = days_of(home, stage.lake, "validated_replies")
         return stage.run(context, Work("signal_audit", profile.signal_audit, inputs))
 
-    @dg.asset(**SIGNALS, deps=["validated_replies"], freshness_policy=daily)  # people alone: candidates stay comparable
+    # Made again by people alone: candidates stay comparable.
+    @dg.asset(
+        **SIGNALS, code_version=profile.evaluation_prompts.version, deps=["validated_replies"], freshness_policy=daily
+    )
     def evaluation_prompts(context: dg.AssetExecutionContext, stage: StageRunner) -> Result:
         """One row per fixed prompt: some to optimise on, and later users' to evaluate on."""
         inputs = days_of(home, stage.lake, "validated_replies")
@@ -35,6 +43,7 @@ def signal_assets(home: HomeSettings) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         **SIGNALS,
+        code_version=profile.signal_set.version,
         deps=["validated_replies", evaluation_prompts],
         freshness_policy=daily,
         automation_condition=follows(
@@ -51,7 +60,8 @@ def signal_assets(home: HomeSettings) -> list[dg.AssetsDefinition]:
         inputs = days_of(home, stage.lake, "validated_replies") | prompts
         return stage.run(context, Work("signal_set", profile.signal_set, inputs))
 
-    @dg.asset(**SIGNALS, partitions_def=OBJECTIVES)  # brought in by people, not by the day
+    # Brought in by people, not by the day.
+    @dg.asset(**SIGNALS, code_version=profile.preference_pairs.version, partitions_def=OBJECTIVES)
     def preference_pairs(context: dg.AssetExecutionContext, stage: StageRunner, production: Production) -> Result:
         """One row per expert pair (TRL preference): helpfulness or safety; broken pairs in the quarantine beside it."""
         return stage.run(context, production.preferences(context, context.partition_key, profile.preference_pairs))

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster import AutomationCondition as When
 
 from rluf_assets.automation import AUTOMATION, LOOK_BACK_DAYS, fixed, follows, validates
 from rluf_assets.definitions import build_definitions
+from rluf_assets.feedback.config import SignalSetConfig
 from rluf_assets.materialise import Unit
 from rluf_assets.partitions import CANDIDATES, EXPERT_OBJECTIVES, HomeSettings
+from rluf_assets.policy.config import BasePolicyConfig, OptimisationConfig
 from rluf_assets.update import is_there
 
 NO_HOME = Path("no-such-home")  # what a home that sets nothing has
@@ -37,6 +40,7 @@ class World:
     cursor: object = None
     now: datetime = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
     versions: dict[tuple[str, str | None], str] = field(default_factory=dict)
+    defs: dg.Definitions = DEFS
 
     def make(self, asset: str, version: str, *partitions: str | None) -> None:
         """What a run leaves: a materialisation with its data version, and the asset's checks passed."""
@@ -55,7 +59,9 @@ class World:
     def asks(self, minutes: int = 1) -> dict[str, set[str | None]]:
         """One tick: asset -> partitions that are asked for."""
         self.now += timedelta(minutes=minutes)
-        result = dg.evaluate_automation_conditions(DEFS, self.instance, evaluation_time=self.now, cursor=self.cursor)
+        result = dg.evaluate_automation_conditions(
+            self.defs, self.instance, evaluation_time=self.now, cursor=self.cursor
+        )
         self.cursor = result.cursor
         asked = {key: result.get_requested_partitions(key) for key in GRAPH.materializable_asset_keys}
         return {key.to_user_string(): set(partitions) for key, partitions in asked.items() if partitions}
@@ -129,6 +135,19 @@ def test_a_day_that_changes_no_training_row_trains_nothing(world: World) -> None
     world.make("raw_messages", "2", LAST)
     found = ran(world.settle(validated_replies="2"))
     assert set(found) == {"validated_replies", "signal_audit", "signal_set"}
+
+
+def test_another_version_of_a_stage_makes_again_what_it_made_and_what_its_content_changes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SignalSetConfig, "version", "next")
+    monkeypatch.setattr(OptimisationConfig, "version", "next")
+    monkeypatch.setattr(BasePolicyConfig, "version", "next")  # people alone
+    world.defs = build_definitions(NO_HOME)
+    assert world.asks() == {"signal_set": {None}, "crraft_policy": set(NAMES)}
+    world.make("signal_set", "1")
+    world.make("crraft_policy", "1", *NAMES)
+    assert world.asks() == {}
 
 
 def test_a_refused_model_leaves_the_candidates_alone(world: World) -> None:
@@ -232,3 +251,34 @@ def test_a_period_that_grows_by_a_day_carries_that_day_on() -> None:
         seen = dg.evaluate_automation_conditions(graph("2026-01-05"), instance, cursor=seen.cursor)  # and another
         assert seen.get_requested_partitions(dg.AssetKey("validated_replies")) == set()
         assert seen.get_requested_partitions(dg.AssetKey("signal_set")) == {None}
+
+
+def test_a_memory_of_before_versions_were_told_asks_for_nothing_and_of_after_for_what_changed() -> None:
+    """Every asset said "1" then. What it was made by is not known to have changed: the artifacts' fingerprints know."""
+    by_other_code = When.code_version_changed() & ~When.missing()
+    as_it_was = follows().replace(by_other_code, When.code_version_changed())
+    assert as_it_was != follows()
+
+    def graph(version: str, condition: dg.AutomationCondition) -> dg.Definitions:
+        @dg.asset
+        def signal_set() -> None: ...
+
+        @dg.asset(deps=[signal_set], code_version=version, automation_condition=condition)
+        def p_love() -> None: ...
+
+        return dg.Definitions([signal_set, p_love])
+
+    def make(asset: str, content: str) -> None:
+        tags = {"dagster/data_version": content}
+        instance.report_runless_asset_event(dg.AssetMaterialization(asset, tags=tags))
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        make("signal_set", "1")
+        make("p_love", "1")
+        seen = dg.evaluate_automation_conditions(graph("1", as_it_was), instance)
+        for version, content, asked in (("6", "1", 0), ("7", "1", 1), ("7", "1", 0), ("7", "2", 1)):
+            make("signal_set", content)
+            seen = dg.evaluate_automation_conditions(graph(version, follows()), instance, cursor=seen.cursor)
+            assert seen.total_requested == asked, (version, content)
+            if asked:
+                make("p_love", content)
