@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import dagster as dg
 import polars as pl
 
+from data_checks.suites import basis_of, suite_path
 from rluf_assets.lake import Artifact, Lake
 from rluf_assets.retention import undated_rows_removed
 
@@ -81,9 +82,10 @@ def _check(asset: str) -> dg.AssetChecksDefinition:
         days = {day: lake.current(asset, day) for day in lake.partitions(asset)}
         found = account(days, asset.removeprefix("raw_"), undated_rows_removed(lake, asset))
         observed = "; ".join(found.wrong[:_SHOWN]) or f"{found.records} records in {found.days} days add up"
+        told = {"observed": observed, "days": found.days, "basis": basis_of(suite_path(asset))}
         yield dg.AssetCheckResult(
             asset_key=dg.AssetKey(asset), check_name=NAME, passed=not found.wrong, description=observed,
-            severity=dg.AssetCheckSeverity.ERROR, metadata={"observed": observed, "days": found.days},
+            severity=dg.AssetCheckSeverity.ERROR, metadata=told,
         )  # fmt: skip
 
     return check

@@ -14,7 +14,7 @@ import dagster as dg
 import polars as pl
 
 from data_checks.drift import TRAILING_DAYS, with_drift
-from data_checks.suites import CRITICAL, CheckOutcome, load_suite, run_suite, suite_path
+from data_checks.suites import CRITICAL, CheckOutcome, basis_of, load_suite, run_suite, suite_path
 from resources.metadata import page_links
 from resources.profiles import PAGES_URL
 from rluf_assets.lake import Lake
@@ -37,15 +37,22 @@ def build_checks(
             suite_path("validated_replies", folder),
             partial(_day_metrics, signal),
             "day",
+            signal,
             pages_url,
             partial(_other_days, signal),
         ),
-        _checks_of("signal_set", suite_path("signal_set", folder), _set_metrics, None, pages_url),
+        _checks_of("signal_set", suite_path("signal_set", folder), _set_metrics, None, signal, pages_url),
     ]
 
 
 def _checks_of(
-    asset: str, path: Path, frame: Frame, key: str | None, pages_url: str, others: Frame | None = None
+    asset: str,
+    path: Path,
+    frame: Frame,
+    key: str | None,
+    signal: str,
+    pages_url: str,
+    others: Frame | None = None,
 ) -> dg.AssetChecksDefinition:
     specs = [
         dg.AssetCheckSpec(
@@ -76,6 +83,7 @@ def _checks_of(
                         "observed": outcome.observed,
                         "expected": outcome.expected,
                         "rows": metrics.height,
+                        "basis": basis_of(path, signal),
                         **_pages_of(lake, asset, outcome.outside, pages_url),
                     },
                 )

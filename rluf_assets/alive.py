@@ -64,6 +64,12 @@ def end_dead_runs(instance: dg.DagsterInstance) -> int:
     return len(dead)
 
 
+def runs_under_way(instance: dg.DagsterInstance) -> list[dg.RunRecord]:
+    """Records of the runs that are under way, and whose process is there."""
+    records = instance.get_run_records(dg.RunsFilter(statuses=UNDER_WAY))
+    return [record for record in records if not _is_dead(instance, record.dagster_run)]
+
+
 @contextmanager
 def canceled_if_ended(instance: dg.DagsterInstance) -> Iterator[None]:
     """Should the command be interrupted meanwhile, report its runs as canceled: their processes are gone by then."""

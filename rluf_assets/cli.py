@@ -40,11 +40,30 @@ def demo_command(
 
 
 @app.command("run")
-def run_command(home: Home = DEFAULT_HOME) -> None:
-    """Run the whole graph of a home folder (`rluf init` makes one for your own logs); a second run reuses the first."""
-    from rluf_assets.demo import run
+def run_command(
+    home: Home = DEFAULT_HOME,
+    until: Annotated[str | None, typer.Option(help="One asset with all that it is made from, as signal_set.")] = None,
+    select: Annotated[
+        str | None, typer.Option(help="Assets by name, or in Dagster's selection syntax: 'p_love+', 'group:signals'.")
+    ] = None,
+) -> None:
+    """Run the graph of a home folder (`rluf init` makes one for your own logs); what is up to date is not run again."""
+    from rluf_assets.demo import run, run_part
 
-    run(home)
+    if until is None and select is None:
+        run(home)
+    else:
+        run_part(home, until=until, select=select)
+
+
+@app.command("status")
+def status_command(home: Home = DEFAULT_HOME) -> None:
+    """Show what a home folder holds, what is stale and why, and what runs now."""
+    from rich.console import Console
+
+    from rluf_assets.runs.status import print_status
+
+    print_status(home, Console(width=None if sys.stdout.isatty() else 160))
 
 
 @app.command("update")

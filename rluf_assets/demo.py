@@ -31,8 +31,10 @@ from rluf_assets.errors import ConfigError, JobFailed
 from rluf_assets.growing import one_more_day, set_days
 from rluf_assets.lake import read_json, write_json
 from rluf_assets.materialise import Outcome, Unit, quiet_environment, run_units
+from rluf_assets.runs.current import Asker
 from rluf_assets.runs.display import Display, headlines
 from rluf_assets.runs.ending import run_command
+from rluf_assets.runs.selection import only, selected, up_to
 from rluf_assets.summary import print_table, write_summary
 
 HOME_VARIABLE = "RLUF_HOME"
@@ -86,21 +88,13 @@ def demo(
 
 
 def run(home: Path, *, console: Console | None = None) -> Path:
-    """Run the whole graph of a home folder and return the path of summary.json.
+    """Bring the whole graph of a home folder up to date and return the path of summary.json.
 
     Raises ConfigError where the home holds no settings, JobFailed as `demo` does.
     """
-    require_home(home)
-    make_folders(home)
-    # A pipe has no width; the table needs a little more than rich's 80 columns.
-    console = console or Console(width=None if sys.stdout.isatty() else 100)
-    started, settings = time.monotonic(), load_profile(home)
-    quiet_environment()
-    console.print(f"[bold]RLUF[/bold]: profile {settings.profile}, seed {settings.seed}, home {home}")
+    started, console = time.monotonic(), _begin(home, console)
     with MemoryWatch() as memory:
-        outcomes = materialise_all(home, console)
-        if any(outcome.state == "failed" for outcome in outcomes.values()):
-            raise JobFailed(f"the run stopped: {headlines(outcomes)}")
+        materialise(home, console)
         from rluf_assets.partitions import retain
 
         if told := retain(home):
@@ -113,6 +107,33 @@ def run(home: Path, *, console: Console | None = None) -> Path:
     console.print(f"\n[bold]Read the page:[/bold] {summary.parent / 'index.html'}")
     console.print(f"Open the graph: rluf ui --home {home}")
     return summary
+
+
+def run_part(
+    home: Path, *, select: str | None = None, until: str | None = None, console: Console | None = None
+) -> None:
+    """Bring a part of the graph up to date: `select` in Dagster's syntax, `until` an asset with all that it is made from.
+
+    The summary and its page stay as the last run of the whole graph wrote them. Raises as `run` does, and ConfigError for
+    an asset that is not there.
+    """
+    if (select is None) == (until is None):
+        raise ConfigError("--select, --until: expected one of them. '--until NAME' is '--select +NAME'.")
+    console = _begin(home, console)
+    materialise(home, console, up_to(until) if until is not None else select)
+    console.print("A part of the graph is up to date; the summary and its page are written by a run of all of it.")
+
+
+def _begin(home: Path, console: Console | None) -> Console:
+    """Make sure of the home, and say what is about to be run."""
+    require_home(home)
+    make_folders(home)
+    # A pipe has no width; the table needs a little more than rich's 80 columns.
+    console = console or Console(width=None if sys.stdout.isatty() else 100)
+    settings = load_profile(home)
+    quiet_environment()
+    console.print(f"[bold]RLUF[/bold]: profile {settings.profile}, seed {settings.seed}, home {home}")
+    return console
 
 
 def prepare_home(home: Path, *, seed: int, profile: str) -> None:
@@ -165,8 +186,11 @@ def load_code_location(home: Path) -> dg.Definitions:
     return build_definitions(home)
 
 
-def materialise_all(home: Path, console: Console) -> Mapping[Unit, Outcome]:
-    """Materialise every asset and partition of the graph, with a live display."""
+def materialise(home: Path, console: Console, select: str | None = None) -> Mapping[Unit, Outcome]:
+    """Bring every asset and partition of the graph, or of the selected part, up to date, with a live display.
+
+    Raises JobFailed if a run failed or a blocking check did; whatever was not downstream of it has been done.
+    """
     defs = load_code_location(home)
     from rluf_assets.partitions import register_candidates
     from rluf_assets.units import all_units
@@ -174,9 +198,13 @@ def materialise_all(home: Path, console: Console) -> Mapping[Unit, Outcome]:
     with dg.DagsterInstance.get() as instance:
         register_candidates(home, instance)
         end_dead_runs(instance)
-        units = all_units(home)
+        units = all_units(home) if select is None else only(all_units(home), selected(defs, select))
+        asker = Asker(defs, instance, home)
         with canceled_if_ended(instance), Display(console, home) as display:
-            return run_units(defs, units, home=home, workers=WORKERS, on_change=display.show)
+            outcomes = run_units(defs, units, home=home, workers=WORKERS, on_change=display.show, ask=asker.unit)
+    if any(outcome.state == "failed" for outcome in outcomes.values()):
+        raise JobFailed(f"the run stopped: {headlines(outcomes)}")
+    return outcomes
 
 
 def open_ui(home: Path, host: str, port: int) -> None:

@@ -96,7 +96,11 @@ class Lake:
     def set_current(self, asset: str, partition: str | None, artifact: Artifact) -> None:
         """Put an artifact in force (one small file, replaced whole)."""
         pointer = posixpath.join(self.place(asset, partition), "current.json")
-        write_json(pointer, {"folder": posixpath.basename(artifact.uri), "content_hash": artifact.content_hash})
+        self.write(pointer, {"folder": posixpath.basename(artifact.uri), "content_hash": artifact.content_hash})
+
+    def write(self, uri: str, value: Any) -> None:
+        """Write a JSON file of the lake's own, beside its artifacts."""
+        write_json(uri, value)
 
     def withdraw(self, asset: str, partition: str | None = None) -> None:
         """Leave no artifact of this asset in force; the folders stay."""

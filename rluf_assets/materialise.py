@@ -30,6 +30,7 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 OWN_ERRORS = {
     name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, errors.RlufError)
 }
+SETTLED = ("done", "up to date")
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
@@ -49,9 +50,18 @@ class Unit:
         return f"{first} [{self.partition}]" if self.partition else first
 
 
+@dataclass(frozen=True)
+class Answer:
+    """Why something is to be done (None: it is up to date), and the warnings of its checks that stand."""
+
+    stale: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
 @dataclass
 class Outcome:
-    """How a unit ended: `state` is waiting, running, done, failed, skipped (something upstream failed) or ended (by a signal).
+    """How a unit ended: `state` is waiting, running, done, failed, skipped (something upstream failed), ended (by a signal)
+    or up to date (nothing to do).
 
     `notes`: what its assets' own checks said (a model's verdict), passed or not. `pages`: addresses of pages to look into
     after a failed check. `skips`: names of the units that are skipped because this one failed.
@@ -79,20 +89,23 @@ def run_units(
     home: Path,
     workers: int,
     on_change: Callable[[dict[Unit, Outcome]], None] = lambda outcomes: None,
+    ask: Callable[[Unit], Answer] | None = None,
 ) -> dict[Unit, Outcome]:
     """Run every unit once what it depends on is done; returns how each ended. Never raises for a failed run.
 
+    `ask`: whether a unit is up to date, asked when what it depends on is settled; such a unit is no Dagster run.
     Units run in worker processes that each build the definitions of `home` once (`DAGSTER_HOME` names its instance):
     Dagster configures Python's logging anew for every run, which two threads of one process cannot do at a time.
     A single worker is this very process.
     """
-    upstream = {unit: _upstream_units(defs, unit, units) for unit in units}
+    upstream = {unit: upstream_units(defs, unit, units) for unit in units}
     outcomes = {unit: Outcome() for unit in units}
     if workers == 1:
-        return _run_here(defs, upstream, outcomes, on_change)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=become_worker) as pool:
+        return _run_here(defs, upstream, outcomes, on_change, ask)
+    given = (home / "dagster" / "workers.log",)
+    with ProcessPoolExecutor(workers, get_context("spawn"), become_worker, given) as pool:
         try:
-            _run_in(pool, home, workers, upstream, outcomes, on_change)
+            _run_in(pool, home, workers, upstream, outcomes, on_change, ask)
         except (Interrupted, KeyboardInterrupt) as told:
             end_processes(getattr(told, "number", signal.SIGINT))
             _end_running(outcomes, on_change)
@@ -107,14 +120,20 @@ def _run_in(
     upstream: dict[Unit, list[Unit]],
     outcomes: dict[Unit, Outcome],
     on_change: Callable[[dict[Unit, Outcome]], None],
+    ask: Callable[[Unit], Answer] | None,
 ) -> None:
     running: dict[Future[Outcome], Unit] = {}
+    to_do: set[Unit] = set()  # asked already
     while running or any(outcome.state == "waiting" for outcome in outcomes.values()):
         for unit, outcome in outcomes.items():
             if outcome.state != "waiting":
                 continue
-            states = {outcomes[other].state for other in upstream[unit]}
-            if states <= {"done"} and len(running) < workers:
+            if not all(outcomes[other].state in SETTLED for other in upstream[unit]):
+                continue
+            if unit not in to_do and _is_current(unit, outcome, ask):
+                continue
+            to_do.add(unit)
+            if len(running) < workers:
                 outcome.state, outcome.started = "running", time.monotonic()
                 with held():
                     running[pool.submit(_work, home, unit)] = unit
@@ -141,18 +160,31 @@ def _built_once(home: Path) -> dg.Definitions:
     return build_definitions(home)
 
 
+def _is_current(unit: Unit, outcome: Outcome, ask: Callable[[Unit], Answer] | None) -> bool:
+    """Whether there is nothing to do, which is then written down."""
+    if ask is None:
+        return False
+    started = time.monotonic()
+    answer = ask(unit)
+    if answer.stale is not None:
+        return False
+    outcome.state, outcome.wall_s, outcome.notes = "up to date", time.monotonic() - started, list(answer.warnings)
+    return True
+
+
 def _run_here(
     defs: dg.Definitions,
     upstream: dict[Unit, list[Unit]],
     outcomes: dict[Unit, Outcome],
     on_change: Callable[[dict[Unit, Outcome]], None],
+    ask: Callable[[Unit], Answer] | None,
 ) -> dict[Unit, Outcome]:
     waiting = list(outcomes)
     while waiting:
         ready = (unit for unit in waiting if not any(other in waiting for other in upstream[unit]))
         unit = next(ready)
         waiting.remove(unit)
-        if outcomes[unit].state == "waiting":
+        if outcomes[unit].state == "waiting" and not _is_current(unit, outcomes[unit], ask):
             outcomes[unit] = Outcome("running", time.monotonic())
             on_change(outcomes)
             try:
@@ -240,7 +272,8 @@ def _reason(error: Any) -> str:
     return f"{reason.strip()}\nlog: {log.splitlines()[0].strip().removesuffix(':')}" if found else reason
 
 
-def _upstream_units(defs: dg.Definitions, unit: Unit, units: Sequence[Unit]) -> list[Unit]:
+def upstream_units(defs: dg.Definitions, unit: Unit, units: Sequence[Unit]) -> list[Unit]:
+    """Those of the units that make something this one is made from, however far upstream."""
     graph = defs.resolve_asset_graph()
     own = {dg.AssetKey(asset) for asset in unit.assets}
     needed = {parent for key in own for parent in graph.get_ancestor_asset_keys(key)} - own

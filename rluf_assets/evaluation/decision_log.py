@@ -22,7 +22,7 @@ from fsspec.core import url_to_fs
 from rluf_assets.errors import ArtifactMissing, DataError
 from rluf_assets.evaluation.config import BoundPlan, PastDecision, ReleaseConfig
 from rluf_assets.evaluation.plan import AbPlan
-from rluf_assets.lake import Artifact, Lake, read_json, write_json
+from rluf_assets.lake import Artifact, Lake, read_json
 
 FOLDER = "decision_log"
 SHOWN = 10
@@ -40,7 +40,7 @@ def bind_plan(lake: Lake, candidate: str, policy_hash: str, plan: AbPlan) -> Bou
         return known
     now = _now()
     record = {"candidate": candidate, "policy": policy_hash, "plan": plan.hash, "at": now}
-    write_json(place, {**record, "settings": plan.model_dump(mode="json")})
+    lake.write(place, {**record, "settings": plan.model_dump(mode="json")})
     return BoundPlan(plan=plan.hash, at=now)
 
 

@@ -55,6 +55,7 @@ class Job:
     log: Callable[[str], None] = print
     first_rank: bool = True
     _reported: float = field(default=0.0, repr=False)
+    _phase: tuple[int, int, float] | None = field(default=None, repr=False)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -77,16 +78,38 @@ class Job:
         return folder
 
     def progress(self, done: int, total: int, message: str = "", **metrics: float) -> None:
-        """Append to `logs/progress.jsonl` (a live display tails it) and, at most every five seconds, to the log."""
+        """Append to `logs/progress.jsonl` (a live display tails it) and, at most every five seconds, to the log.
+
+        Both tell how long the rest takes at the pace of this attempt so far, once there is one.
+        """
         if not self.first_rank:
             return
-        line = {"time": time.time(), "done": done, "total": total, "message": message, **metrics}
+        left_s = self._left(done, total)
+        line = {"time": time.time(), "done": done, "total": total, "message": message, "left_s": left_s, **metrics}
         with (self.scratch("logs") / "progress.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
         if done >= total or time.monotonic() - self._reported > 5:
             self._reported = time.monotonic()
             shown = " ".join(f"{key}={value:.4g}" for key, value in metrics.items())
-            self.log(f"{self.spec.name} {done}/{total} {message} {shown}".rstrip())
+            left = f" ({duration(left_s)} left)" if left_s else ""
+            self.log(f"{self.spec.name} {done}/{total} {message}{left} {shown}".rstrip())
+
+    def _left(self, done: int, total: int) -> float | None:
+        """Seconds that the rest of what is being counted takes; None at its start. A resumed job does not start at zero."""
+        now = time.monotonic()
+        if self._phase is None or self._phase[0] != total or done <= self._phase[1]:
+            self._phase = (total, done, now)
+            return None
+        _, first, since = self._phase
+        return round((now - since) / (done - first) * (total - done), 1)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 40 s, 12 min, 3 h."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 Stage = Callable[[Job], Produced]

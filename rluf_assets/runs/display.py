@@ -13,16 +13,18 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from rluf_assets.jobs.runner import duration
 from rluf_assets.materialise import Outcome, Unit
 from rluf_assets.runs.schedulers import jobs_that_go_on
 
 MARKS = {
     "waiting": "·", "running": "[yellow]▸[/]", "done": "[green]✓[/]", "failed": "[red]✗[/]", "skipped": "-", "ended": "■",
+    "up to date": "[green]=[/]",
 }  # fmt: skip
 COLOURS = {"done": "green", "failed": "red", "ended": "yellow"}
-ENDED = ("done", "failed", "skipped", "ended")
-ENDED_HERE = "what ran of it on this machine has ended; the same command goes on where it was"
-INDENT = " " * 10
+ENDED = ("done", "up to date", "failed", "skipped", "ended")
+ENDED_HERE = "the same command goes on where it was"
+INDENT = " " * 12
 
 
 class Display:
@@ -59,8 +61,11 @@ def print_ended(console: Console, unit: Unit, outcome: Outcome, home: Path, *, w
     name = f"{unit.name}: {why}" if why else unit.name
     if outcome.state == "ended":
         name = f"{unit.name}: {'; '.join(jobs_that_go_on(home, unit, outcome)) or ENDED_HERE}"
-    console.print(f"[{colour}]{outcome.state:8}[/] {outcome.wall_s:6.1f} s  {escape(name)}", highlight=False)
+    console.print(
+        f"[{colour}]{outcome.state:10}[/] {outcome.wall_s:6.1f} s  {escape(name)}", highlight=False, soft_wrap=True
+    )
     told = [line for text in outcome.problems for line in text.splitlines()]
+    told += [f"its warning stands: {text}" for text in outcome.notes if outcome.state == "up to date"]
     told += [f"open: {_on_disk(page, home)}" for page in outcome.pages]
     told += [f"skipped because of it: {', '.join(outcome.skips)}"] if outcome.skips else []
     for line in told:
@@ -88,12 +93,12 @@ def _table(outcomes: Mapping[Unit, Outcome], home: Path) -> Table:
     for unit, outcome in outcomes.items():
         running = outcome.state == "running"
         elapsed = time.monotonic() - outcome.started if running else outcome.wall_s
-        now = _last_progress(home, unit, elapsed) if running else "; ".join(outcome.problems).replace("\n", " ")[:80]
+        now = last_progress(home, unit, elapsed) if running else "; ".join(outcome.problems).replace("\n", " ")[:80]
         table.add_row(MARKS[outcome.state], escape(unit.name), f"{elapsed:5.1f} s" if elapsed else "", escape(now))
     return table
 
 
-def _last_progress(home: Path, unit: Unit, elapsed_s: float) -> str:
+def last_progress(home: Path, unit: Unit, elapsed_s: float) -> str:
     """The newest line any job of the unit wrote to its progress file, or nothing yet."""
     since = time.time() - elapsed_s
     files = [
@@ -108,4 +113,5 @@ def _last_progress(home: Path, unit: Unit, elapsed_s: float) -> str:
     if not lines:
         return ""
     last = json.loads(lines[-1])
-    return f"{last['done']}/{last['total']} {last['message']}"[:70]
+    left = f", {duration(last['left_s'])} left" if last.get("left_s") else ""
+    return f"{last['done']}/{last['total']} {last['message'][:60]}{left}"

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
@@ -73,11 +74,15 @@ def held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def become_worker() -> None:
+def become_worker(log: Path) -> None:
     """Be a process that only its parent ends: a terminal's Ctrl-C reaches it too, and says nothing to it.
 
-    Should the parent be killed, it ends by itself: its pool would wait for work for ever.
+    What Dagster's helper processes have to say to Ctrl-C (tracebacks) goes to `log` with all of its errors. Should the
+    parent be killed, it ends by itself: its pool would wait for work for ever.
     """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        os.dup2(stream.fileno(), 2)
     for number in SIGNALS:
         signal.signal(number, lambda number, frame: None)  # not SIG_IGN: jobs would inherit that
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -117,7 +122,7 @@ def end_processes(number: int = signal.SIGINT) -> None:
         with suppress(psutil.Error):
             psutil.Process(pid).suspend()  # so that it starts nothing more
     tops = [child for child in psutil.Process().children() if child.pid in workers or _is_ours(child)]
-    jobs = []
+    jobs: list[psutil.Process] = []
     for top in tops:
         with suppress(psutil.Error):
             jobs += top.children() if top.pid in workers else [top]

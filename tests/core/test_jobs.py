@@ -183,3 +183,17 @@ def test_the_same_bytes_with_however_many_threads(tmp_path: Path) -> None:
         assert (tmp_path / threads / "threads.txt").read_text() == "1"
         hashes.add(done.stdout.split()[-1])
     assert len(hashes) == 1
+
+
+def test_progress_tells_how_long_the_rest_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("rluf_assets.jobs.runner.time.monotonic", lambda: now[0])
+    said: list[str] = []
+    job = Job(spec(tmp_path), tmp_path, said.append)
+    for second, (done, total) in [(0, (40, 100)), (10, (50, 100)), (600, (0, 3)), (7800, (1, 3)), (7801, (3, 3))]:
+        now[0] = second
+        job.progress(done, total, f"step {done}")
+    lines = (tmp_path / "logs" / "progress.jsonl").read_text().splitlines()
+    # It went on at 40: the other 10 took 10 s. Another total is counted by its own pace.
+    assert [json.loads(line)["left_s"] for line in lines] == [None, 50, None, 14400, 0]
+    assert "50/100 step 50 (50 s left)" in said[0] and "(4 h left)" in said[2] and "left" not in said[3]

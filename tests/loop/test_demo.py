@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from importlib.resources import files
 from pathlib import Path
@@ -78,6 +79,16 @@ def test_second_run_does_nothing_and_says_the_same(tiny_home: Path, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert manifests(home) == before
     assert summary_of(home) == summary_of(tiny_home)
+    lines = [line for line in done.stdout.splitlines() if " s  " in line]
+    assert len(lines) == 22 and all(line.startswith("up to date") for line in lines), done.stdout
+    status = run_rluf("status", "--home", str(home))
+    assert status.returncode == 0, status.stderr
+    assert not re.search("stale|missing|waits|running", status.stdout), status.stdout
+    (home / "lake" / "p_love" / "_" / "current.json").unlink()
+    status = run_rluf("status", "--home", str(home))
+    told = {line.split()[0]: " ".join(line.split()) for line in status.stdout.splitlines()}
+    assert "missing" in told["p_love"] and "up to date" in told["signal_set"]
+    assert told["off_policy_evaluation"].endswith("waits for p_love")
 
 
 @pytest.mark.slow

@@ -107,9 +107,9 @@ def test_a_schedulers_job_goes_on_and_is_named(tmp_path: Path) -> None:
         )
         (logs / "spec.json").write_text(spec.model_dump_json())
     outcomes = {Unit((asset,)): Outcome("ended", wall_s=60) for asset in units}
-    assert "a job may be on its way to Slurm" in shown(outcomes, tmp_path)
+    assert "a job may be on its way to Slurm" in " ".join(shown(outcomes, tmp_path).split())
     record = tmp_path / "lake" / "p_love" / "_" / "abc" / "logs" / "submissions.json"
     record.write_text('[{"job_id": "41"}, {"job_id": "42"}]')
     told = " ".join(shown(outcomes, tmp_path).split())
     assert "p_love: Slurm job 42 goes on, and the same command comes back to it" in told
-    assert "base_policy: what ran of it on this machine has ended" in told
+    assert "base_policy: the same command goes on where it was" in told

@@ -14,6 +14,7 @@ import pytest
 
 COMMAND = """
 import subprocess, sys
+from pathlib import Path
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from rluf_assets.runs.ending import (
@@ -27,15 +28,14 @@ time.sleep(600)
 '''
 
 def work(kind):
-    command = [sys.executable, "-c", JOB, kind]
-    return apart(lambda: subprocess.run(command, stderr=subprocess.DEVNULL).returncode)
+    return apart(lambda: subprocess.run([sys.executable, "-c", JOB, kind]).returncode)
 
 def main():
     listen()
     try:
         if sys.argv[1] == "command":
             run_command([sys.executable, "-c", JOB, "job", "rluf_assets.cli"])
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=become_worker) as pool:
+        with ProcessPoolExecutor(1, get_context("spawn"), become_worker, (Path(sys.argv[2]),)) as pool:
             try:
                 with held():
                     future = pool.submit(work, sys.argv[1])
@@ -61,7 +61,7 @@ def test_nothing_is_left_running(kind: str, number: signal.Signals, name: str, t
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     pipe = subprocess.PIPE
     command = psutil.Popen(
-        [sys.executable, str(script), kind],
+        [sys.executable, str(script), kind, str(tmp_path / "errors.log")],
         stdout=pipe,
         stderr=pipe,
         text=True,
