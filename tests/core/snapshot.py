@@ -51,7 +51,7 @@ def _asset(spec: Any, node: Any) -> dict[str, Any]:
         "group": spec.group_name,
         "kinds": sorted(spec.kinds),
         "owners": list(spec.owners),
-        "code_version": spec.code_version,
+        "versioned": spec.code_version is not None,  # which one is said by its stage's settings, once
         "deps": sorted(dep.asset_key.to_user_string() for dep in spec.deps),
         "partitions": type(spec.partitions_def).__name__ if spec.partitions_def else None,
         "pools": sorted(node.pools or ()),

@@ -69,7 +69,7 @@ def test_every_asset_says_what_people_need_to_know(found: dict[str, Any]) -> Non
         assert asset["description"], name
         assert asset["owners"], name
         assert asset["kinds"], name
-        assert asset["code_version"], name
+        assert asset["versioned"], name
         assert asset["late_after_h"] or name == "preference_pairs", name
         assert asset["columns"] or name in WEIGHTS, name
         if asset["columns"]:  # a table's description states its grain, a model's says what it is
