@@ -7,6 +7,7 @@ as well: a row without a time stands in one of them.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -82,7 +83,7 @@ def _check(asset: str) -> dg.AssetChecksDefinition:
         days = {day: lake.current(asset, day) for day in lake.partitions(asset)}
         found = account(days, asset.removeprefix("raw_"), undated_rows_removed(lake, asset))
         observed = "; ".join(found.wrong[:_SHOWN]) or f"{found.records} records in {found.days} days add up"
-        told = {"observed": observed, "days": found.days, "basis": basis_of(suite_path(asset))}
+        told: dict[str, Any] = {"observed": observed, "days": found.days, "basis": basis_of(suite_path(asset))}
         yield dg.AssetCheckResult(
             asset_key=dg.AssetKey(asset), check_name=NAME, passed=not found.wrong, description=observed,
             severity=dg.AssetCheckSeverity.ERROR, metadata=told,

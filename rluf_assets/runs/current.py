@@ -70,7 +70,8 @@ class AskedStage(StageRunner):
 
     @property
     def lake(self) -> _AskedLake:
-        return _AskedLake(self.store.root)
+        store: Any = self.store
+        return _AskedLake(store.root)
 
     def run(self, context: dg.AssetExecutionContext, work: Work) -> NoReturn:
         asset, partition = self._place(context)
@@ -147,7 +148,8 @@ class Asker:
         days: list[str] = []
         if unit.day_range is not None and node.partitions_def is not None:
             days = list(node.partitions_def.get_partition_keys_in_range(dg.PartitionKeyRange(*unit.day_range)))
-        function: Callable[..., Any] = node.assets_def.op.compute_fn.decorated_fn
+        decorated: Any = node.assets_def.op.compute_fn
+        function: Callable[..., Any] = decorated.decorated_fn
         wanted = [name for name in inspect.signature(function).parameters if name in self._resources]
         context = _Context(node.key, days[0] if len(days) == 1 else unit.partition, days)
         try:
@@ -182,7 +184,7 @@ class Asker:
                 or seen.asset_observation.tags.get(VERSION_TAG) != artifact.content_hash
             ):
                 raise _Stale("Dagster's last record is of other content")
-        return max(record.timestamp for record in records.values())
+        return max(float(record.timestamp) for record in records.values())
 
     @staticmethod
     def _latest(fetch: Callable[..., Any], asset: str, made: Mapping[str | None, Artifact]) -> dict[str | None, Any]:
@@ -210,7 +212,8 @@ class Asker:
         for key in sorted(node.check_keys, key=lambda key: key.name):
             record = records.get(key)
             told = record.evaluation if record is not None else None
-            if not isinstance(told, dg.AssetCheckEvaluation) or record.event.timestamp < since:
+            when = record.event.timestamp if record is not None and record.event is not None else 0.0
+            if not isinstance(told, dg.AssetCheckEvaluation) or when < since:
                 raise _Stale(f"check {key.name} has not been run on it")
             written = told.metadata.get("basis")
             if key not in node.assets_def.check_keys and (written is None or written.value != basis):
