@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cache, partial
 from multiprocessing import get_context
@@ -110,6 +111,13 @@ def run_units(
             end_processes(getattr(told, "number", signal.SIGINT))
             _end_running(outcomes, on_change)
             raise
+        except BrokenProcessPool as error:
+            end_processes(signal.SIGTERM)
+            _end_running(outcomes, on_change)
+            raise errors.JobFailed(
+                "a worker process of this command was killed, most often because memory ran out. What it had made is kept: run "
+                f"the same command again. Its last words: {given[0]}"
+            ) from error
     return outcomes
 
 

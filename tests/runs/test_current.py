@@ -1,5 +1,6 @@
 """What is up to date, and what is not: a changed source, other settings, a check that failed, a record of something else."""
 
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from resources.launchers.local import LocalLauncher
 from resources.launchers.spec import InputArtifact
 from resources.profiles import load_profile
 from resources.stage import LakeResource, StageRunner, Work
+from rluf_assets.errors import JobFailed
 from rluf_assets.evaluation.decision_log import bind_plan, bound_plan
 from rluf_assets.jobs.adopt_tables import AdoptConfig
 from rluf_assets.lake import Lake, content_hash
-from rluf_assets.materialise import RANGE_END, RANGE_START, Answer, Unit, run_units
+from rluf_assets.materialise import RANGE_END, RANGE_START, Answer, Outcome, Unit, run_units
 from rluf_assets.runs.current import Asker
 
 DAYS = dg.DailyPartitionsDefinition(start_date="2026-01-01", end_date="2026-01-04")
@@ -170,3 +172,19 @@ def test_what_is_up_to_date_is_no_run(workers: int, tmp_path: Path) -> None:
     done = run_units(defs, units, home=tmp_path, workers=workers, ask=ask)
     assert [outcome.state for outcome in done.values()] == ["up to date", "up to date"]
     assert done[units[1]].notes == ["one stands"] and asked == units
+
+
+def test_a_worker_that_was_killed_is_told_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    defs, unit = dg.Definitions(assets=[dg.AssetSpec("logs")]), Unit(("logs",))
+    states: list[str] = []
+
+    def kill(outcomes: dict[Unit, Outcome]) -> None:
+        states.append(outcomes[unit].state)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
+    with pytest.raises(
+        JobFailed, match="a worker process of this command was killed, most often because memory ran out"
+    ):
+        run_units(defs, [unit], home=tmp_path, workers=2, on_change=kill)
+    assert states[-1] == "ended" and not multiprocessing.active_children()
