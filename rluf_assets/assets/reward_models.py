@@ -1,6 +1,6 @@
 """reward_models: the starting policy and the three reward models trained from it."""
 
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 
@@ -80,8 +80,7 @@ def _pair_model(home: HomeSettings, objective: str) -> dg.AssetsDefinition:
         pairs = stage.lake.current("preference_pairs", objective)
         return stage.run(context, Work("train_reward", config, {**base, "preference_pairs": pairs}))
 
-    made: dg.AssetsDefinition = model
-    return made
+    return cast("dg.AssetsDefinition", model)
 
 
 def _own_base(config: RewardConfig) -> list[str]:
