@@ -14,6 +14,8 @@ SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "star")
 INK, GRID, MUTED = "#1f2733", "#e6e8ec", "#6b7484"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
 ROW_PX = 34
+# Ticks in percent with as many digits as their step needs: rounded to whole ones two of them could read alike.
+SHARE, CHANGE = ".3~%", "+.3~%"
 
 
 def colours(candidates: Sequence[str], references: Sequence[str] = ()) -> dict[str, tuple[str, str]]:

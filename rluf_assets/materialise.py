@@ -24,7 +24,7 @@ import dagster as dg
 from resources.launchers.base import LAST_LINES
 from rluf_assets import errors
 from rluf_assets.alive import own_process
-from rluf_assets.runs.ending import Interrupted, apart, become_worker, end_processes, held, listening
+from rluf_assets.runs.ending import Interrupted, apart, become_worker, end_processes, held, listening, start_tracker
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 # What a launcher raises in order to try again is no reason; what it was raised from is.
@@ -104,6 +104,7 @@ def run_units(
     if workers == 1:
         return _run_here(defs, upstream, outcomes, on_change, ask)
     given = (home / "dagster" / "workers.log",)
+    start_tracker(*given)
     with ProcessPoolExecutor(workers, get_context("spawn"), become_worker, given) as pool:
         try:
             _run_in(pool, home, workers, upstream, outcomes, on_change, ask)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from rluf_assets.charts import MUTED, PALETTE, styled
+from rluf_assets.charts import MUTED, PALETTE, SHARE, styled
 from rluf_assets.evaluation.config import ReadoutConfig
 from rluf_assets.evaluation.frames import ALL
 from rluf_assets.evaluation.plots import Plot, forest
@@ -68,7 +68,7 @@ def power_plot(metrics: pl.DataFrame, config: ReadoutConfig) -> Plot | None:
         rows.append([percent(lift, signed=True), percent(here), number(needed)])
     figure.add_vline(x=run, line={"color": MUTED, "dash": "dash", "width": 1})
     figure.update_xaxes(type="log", title="Users in both arms")
-    figure.update_yaxes(tickformat=".0%", range=[0, 1.03], title="Chance to find it")
+    figure.update_yaxes(tickformat=SHARE, range=[0, 1.03], title="Chance to find it")
     styled(figure, height=340, legend=True)
     caption = (
         f"How likely a test shows a true lift of {row['metric'].replace('_', ' ')}; dashed: the {run:,} users of this "

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from rluf_assets.charts import INK, MUTED, PALETTE, ROW_PX, diagonal, error_bar, interval_trace, log_ticks, styled
+from rluf_assets.charts import (
+    CHANGE,
+    INK,
+    MUTED,
+    PALETTE,
+    ROW_PX,
+    SHARE,
+    diagonal,
+    error_bar,
+    interval_trace,
+    log_ticks,
+    styled,
+)
 from rluf_assets.evaluation.frames import ALL
 from rluf_assets.evaluation.words import number, percent, span
 
@@ -56,7 +68,7 @@ def trade_off(offline: OfflineComparison, love: str, styles: Mapping[str, tuple[
         figure.add_vline(
             x=0 if objective == love else 0.5, line={"color": MUTED, "dash": "dot", "width": 1}, row=panel, col=1
         )
-        figure.update_xaxes(tickformat="+.0%" if objective == love else ".0%", row=panel, col=1)
+        figure.update_xaxes(tickformat=CHANGE if objective == love else SHARE, row=panel, col=1)
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_annotations(x=0, xanchor="left")
     styled(figure, height=120 + len(titles) * (70 + ROW_PX * len(names)), legend=False)
@@ -88,8 +100,8 @@ def pareto(offline: OfflineComparison, love: str, against: str, styles: Mapping[
             )
         )  # fmt: skip
         rows.append([name, percent(x["change"], signed=True), percent(y["win_rate"]), "yes" if front[name] else "no"])
-    figure.update_xaxes(title=f"Predicted change of {love}", tickformat="+.0%", zeroline=True, zerolinecolor=MUTED)
-    figure.update_yaxes(title=f"{against.capitalize()}: comparisons won", tickformat=".0%")
+    figure.update_xaxes(title=f"Predicted change of {love}", tickformat=CHANGE, zeroline=True, zerolinecolor=MUTED)
+    figure.update_yaxes(title=f"{against.capitalize()}: comparisons won", tickformat=SHARE)
     styled(figure, height=360, legend=False)
     alt = f"Predicted {love} change against {against} win rate: " + "; ".join(f"{r[0]} {r[1]}, {r[2]}" for r in rows)
     caption = f"What more {love} costs in {against}. Right is more {love}, up is better {against}."
@@ -149,8 +161,8 @@ def backtest_plot(policies: pl.DataFrame, summary: Mapping[str, Any], love: str)
             error_y=error_bar(y, known["observed_ci_low"].to_list(), known["observed_ci_high"].to_list(), PALETTE[1]),
         )
     )  # fmt: skip
-    figure.update_xaxes(title=f"Predicted change of {love}", tickformat="+.0%")
-    figure.update_yaxes(title="Change users showed", tickformat="+.0%")
+    figure.update_xaxes(title=f"Predicted change of {love}", tickformat=CHANGE)
+    figure.update_yaxes(title="Change users showed", tickformat=CHANGE)
     styled(figure, height=360, legend=False)
     r = summary["pearson_r"]
     shown = "" if r is None else f" r = {number(r)} ({span(*summary['ci'], as_percent=False, signed=False)})."
@@ -191,7 +203,7 @@ def forest(name: str, table: pl.DataFrame, label: str, styles: Mapping[str, tupl
     figure.update_yaxes(
         tickvals=list(range(len(labels))), ticktext=shown, range=[len(labels) - 0.5, -0.5], automargin=True
     )
-    figure.update_xaxes(tickformat="+.0%")
+    figure.update_xaxes(tickformat=CHANGE)
     styled(figure, height=110 + int(ROW_PX * len(labels) * max(1.0, 0.6 * len(present))), legend=len(present) > 1)
     rows = [
         [r["candidate"], r[label].replace("_", " "), percent(r["value"], signed=True), span(r["low"], r["high"])]
@@ -223,7 +235,7 @@ def rates_plot(
             yanchor="bottom",
             font={"color": MUTED, "size": 12},
         )  # fmt: skip
-    figure.update_xaxes(tickformat=".1~%", rangemode="tozero")
+    figure.update_xaxes(tickformat=SHARE, rangemode="tozero")
     figure.update_yaxes(autorange="reversed", automargin=True, ticklabelstandoff=8)
     styled(figure, height=110 + ROW_PX * len(table), legend=False)
     rows = [

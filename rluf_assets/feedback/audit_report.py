@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from rluf_assets.charts import intervals
+from rluf_assets.charts import SHARE, intervals
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -61,7 +61,7 @@ class SignalAudit:
 
     def plot_meaning(self) -> go.Figure:
         """Does a signal mean one thing: its purity, and the tone of the users' next messages, with intervals."""
-        figure = intervals(self._rows({name: column for column, name in _MEANING.items()}), percent=".0%")
+        figure = intervals(self._rows({name: column for column, name in _MEANING.items()}), percent=SHARE)
         return figure.update_xaxes(range=[-0.02, 1.05])
 
     def plot_volume(self) -> go.Figure:

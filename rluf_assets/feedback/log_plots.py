@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from rluf_assets.charts import MUTED, PALETTE, intervals, styled
+from rluf_assets.charts import MUTED, PALETTE, SHARE, intervals, styled
 from rluf_assets.feedback.schemas import label_column
 from rluf_assets.feedback.splits import signals_of
 from rluf_assets.feedback.statistics import proportion
@@ -57,8 +57,8 @@ def plot_concentration(replies: pl.LazyFrame) -> go.Figure:
             name=signal,
             line={"color": PALETTE[k % len(PALETTE)]},
         )
-    figure.update_xaxes(title="share of users, most eager first", tickformat=".0%")
-    figure.update_yaxes(title="share of the signal", tickformat=".0%")
+    figure.update_xaxes(title="share of users, most eager first", tickformat=SHARE)
+    figure.update_yaxes(title="share of the signal", tickformat=SHARE)
     styled(figure, height=380, legend=True)
     return figure
 
