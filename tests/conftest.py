@@ -28,9 +28,15 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(
-        key=lambda item: next((n for n, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST))
-    )
+    """The longest files first; of the rest one test that makes the `tiny` loop, while others run that need none."""
+    fast = [item for item in items if item.get_closest_marker("slow") is None]
+    maker = next((item for item in fast if "tiny_home" in getattr(item, "fixturenames", ())), None)
+
+    def order(item: pytest.Item) -> tuple[int, int]:
+        long = next((n for n, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST))
+        return long, 0 if item is maker else 1 + ("tiny_home" in getattr(item, "fixturenames", ()))
+
+    items.sort(key=order)
 
 
 def run_rluf(

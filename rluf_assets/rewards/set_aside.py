@@ -99,9 +99,9 @@ class SetAside:
 
 
 def told(files: dict[str, dict[str, Any]]) -> str:
-    """One line about `facts()` of some files."""
+    """One line about `facts()` of some files, what was trained on first."""
     parts = []
-    for name, facts in files.items():
+    for name, facts in sorted(files.items(), key=lambda file: file[0] != "train"):
         why = ", ".join(f"{count} {reason}" for reason, count in facts["reasons"].items())
         parts.append(f"{facts['set_aside']} of {facts['rows']} rows of {name}" + (f" ({why})" if why else ""))
     return f"Set aside: {'; '.join(parts)}."

@@ -36,11 +36,10 @@ def _lake(tmp_path: Path, messages: list[int], reactions: list[int], rows: int =
     return lake
 
 
-def _until(lake: Lake, window_days: int, monkeypatch: pytest.MonkeyPatch) -> int:
+def _until(lake: Lake, window_days: int) -> int:
     """How many days after the day its reactions are known."""
-    monkeypatch.setattr(reaction_logs, "WINDOW_DAYS", window_days)
     there = {table: set(lake.partitions(f"raw_{table}")) for table in ("messages", "reactions")}
-    known = reaction_logs._known_until(lake, DAY, there)
+    known = reaction_logs._known_until(lake, DAY, there, window_days)
     assert known.time().isoformat() == "00:00:00"
     return (known.date() - DAY).days - 1
 
@@ -56,18 +55,17 @@ def _until(lake: Lake, window_days: int, monkeypatch: pytest.MonkeyPatch) -> int
     ],
 )
 def test_a_reply_is_known_as_far_as_reactions_are_in(
-    messages: list[int], reactions: list[int], window_days: int, known: int, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    assert _until(_lake(tmp_path, messages, reactions), window_days, monkeypatch) == known
+    messages: list[int], reactions: list[int], window_days: int, known: int, tmp_path: Path
+) -> None:
+    assert _until(_lake(tmp_path, messages, reactions), window_days) == known
 
 
-def test_empty_days_behind_the_end_of_a_log_close_no_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_days_behind_the_end_of_a_log_close_no_window(tmp_path: Path) -> None:
     lake = _lake(tmp_path, [0], [0])
     for table in ("messages", "reactions"):
         for nth in (1, 2):
             _bring(lake, table, DAY + timedelta(days=nth), empty(table))
-    assert _until(lake, 1, monkeypatch) == 0
+    assert _until(lake, 1) == 0
 
 
 def test_a_window_of_three_days_matures_and_reads_late_reactions() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from rluf_assets.runs.ending import (
-    Interrupted, apart, become_worker, end_command, end_processes, held, listen, run_command
+    Interrupted, apart, become_worker, end_command, end_processes, held, listen, run_command, start_tracker
 )
 
 JOB = '''
@@ -35,6 +35,7 @@ def main():
     try:
         if sys.argv[1] == "command":
             run_command([sys.executable, "-c", JOB, "job", "rluf_assets.cli"])
+        start_tracker(Path(sys.argv[2]))
         with ProcessPoolExecutor(1, get_context("spawn"), become_worker, (Path(sys.argv[2]),)) as pool:
             try:
                 with held():
