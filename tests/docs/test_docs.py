@@ -165,3 +165,16 @@ def test_the_readme_s_table_is_that_of_the_results() -> None:
         found = [numbers(results[f"{name}: farewell rate"][seed])[0] for name in ("baseline", "moderate", "aggressive")]
         assert numbers(farewells) == pytest.approx(found, abs=0.051)
         assert verdicts.split(", ") == [results[f"{name}: decision"][seed] for name in ("moderate", "aggressive")]
+
+
+def test_every_module_at_the_root_has_its_line() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.split("## Modules at the root")[1].split("\n## ")[0]
+    named = re.findall(
+        r"`([a-z_]+)`", "\n".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    )
+    there = sorted(path.stem for path in (ROOT / "rluf_assets").glob("*.py") if path.stem != "__init__")
+    assert sorted(named) == there
+    said = page.split("## Where is ...?")[1].split("\n## ")[0]
+    for path in re.findall(r"`([a-z_/]+\.py)`", said):
+        assert any((ROOT / folder / path).is_file() for folder in ("", "rluf_assets")), path
