@@ -26,7 +26,6 @@ from rluf_assets.feedback.defects import ANOTHER_DAYS
 from rluf_assets.lake import Artifact, Lake, read_json, write_json
 from rluf_assets.objectives import REWARDS
 
-UNTOUCHED = "untouched"
 RATES = ("farewell_rate", "helpful_rate", "harmful_compliance_rate", "false_refusal_rate")
 
 
@@ -48,8 +47,9 @@ def write_summary(home: Path) -> Path:
         "candidates": _candidates(home, profile, report, names, simulated=simulated),
         "offline_online": _backtest(lake),
     }
-    if simulated:
-        figures["base_policy"] = _rates(lake.current("ab_exposures", UNTOUCHED))
+    untouched = profile.release_report.control
+    if simulated and untouched in names:
+        figures["base_policy"] = _rates(lake.current("ab_exposures", untouched))
     reports = home / "reports"
     for page in Path(report.uri).glob("*.html"):
         shutil.copyfile(page, reports / ("index.html" if page.stem == "report" else page.name))
@@ -116,7 +116,7 @@ def _candidates(home: Path, profile: Profile, report: Artifact, names: list[str]
     baseline = profile.release_report.baseline
     found = {}
     for name in names:
-        if name == UNTOUCHED:
+        if name == profile.release_report.control:
             continue
         config = candidate_config(home, name, profile.crraft_policy)
         shown = _true_change(lake, name, baseline) if simulated else _predicted_change(decisions[name])
