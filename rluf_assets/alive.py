@@ -16,9 +16,8 @@ from typing import Any
 
 import dagster as dg
 import psutil
-from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
-from dagster._serdes.config_class import ConfigurableClassData
 
+from rluf_assets.dagster_surface import CheckRunHealthResult, ConfigurableClassData, DefaultRunLauncher, WorkerStatus
 from rluf_assets.runs.ending import Interrupted
 
 PROCESS, PROCESS_HOST = "rluf/process", "rluf/host"

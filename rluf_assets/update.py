@@ -7,7 +7,6 @@ The conditions are those of the sensor (rluf_assets/automation.py), evaluated he
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -20,6 +19,7 @@ from rich.markup import escape
 
 from rluf_assets.alive import canceled_if_ended, end_dead_runs
 from rluf_assets.automation import LOOK_BACK_DAYS, fixed
+from rluf_assets.dagster_surface import evaluate_conditions, read_cursor, write_cursor
 from rluf_assets.demo import WORKERS, load_code_location, make_folders, require_home
 from rluf_assets.errors import ConfigError, JobFailed
 from rluf_assets.lake import Lake, write_json
@@ -83,7 +83,7 @@ def follow(defs: dg.Definitions, instance: dg.DagsterInstance, home: Path, first
     cursor, kept = _read(memory)
     owed = [unit for unit in kept if unit != first and is_there(graph, instance, unit)]
     if cursor is None:
-        asked, cursor = _tick(defs, instance, None)
+        asked, cursor = evaluate_conditions(defs, instance, leave_out=RAW, cursor=None)
         owed = list(units_of(asked))  # days that were brought in and not validated
     failed: list[Unit] = []
     units, why = [first], dict.fromkeys([first], "it arrived")
@@ -96,7 +96,7 @@ def follow(defs: dg.Definitions, instance: dg.DagsterInstance, home: Path, first
             if outcome.state != "failed":
                 console.print(_line(unit, outcome, why[unit], _changed(before, now)), highlight=False)
         failed += [unit for unit, outcome in outcomes.items() if outcome.state != "done"]
-        asked, cursor = _tick(defs, instance, cursor)
+        asked, cursor = evaluate_conditions(defs, instance, leave_out=RAW, cursor=cursor)
         units = list(dict.fromkeys([*units_of(asked), *owed]))
         owed = []
         changed = {asset for asset, _ in _changed(before, now)}
@@ -160,21 +160,6 @@ def _arrived(home: Path, day: str | None) -> Unit:
     labels_from = horizon_of(lake).labels_from  # what is never validated again need not be read again
     recent = [key for key in known[-LOOK_BACK_DAYS:] if key >= labels_from]
     return Unit(RAW, day_range=(min([*missing, *recent]), known[-1]))
-
-
-def _tick(defs: dg.Definitions, instance: dg.DagsterInstance, cursor: Any) -> tuple[dict[str, set[str | None]], Any]:
-    """One evaluation of the conditions: asset -> partitions asked for, and the memory after it."""
-    graph = defs.resolve_asset_graph()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        selection = dg.AssetSelection.all() - dg.AssetSelection.assets(*RAW)
-        result = dg.evaluate_automation_conditions(defs, instance, asset_selection=selection, cursor=cursor)
-    asked = {
-        key.to_user_string(): set(found)
-        for key in graph.toposorted_asset_keys
-        if key in graph.materializable_asset_keys and (found := result.get_requested_partitions(key))
-    }
-    return asked, result.cursor
 
 
 def _ranges(days: list[str]) -> Iterator[tuple[str, str]]:
@@ -243,18 +228,13 @@ def _line(unit: Unit, outcome: Outcome, why: str, changed: set[tuple[str, str]])
 
 def _read(memory: Path) -> tuple[Any, list[Unit]]:
     """The conditions' memory, and the runs that the last update asked for and did not bring to their end."""
-    from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
-    from dagster_shared.serdes import deserialize_value
-
     if not memory.exists():
         return None, []
     kept = json.loads(memory.read_text())
     owed = [Unit(tuple(a), p, None if span is None else (span[0], span[1])) for a, p, span in kept["owed"]]
-    return deserialize_value(kept["cursor"], AssetDaemonCursor), owed
+    return read_cursor(kept["cursor"]), owed
 
 
 def _write(memory: Path, cursor: Any, owed: list[Unit]) -> None:
-    from dagster_shared.serdes import serialize_value
-
     units = [(unit.assets, unit.partition, unit.day_range) for unit in dict.fromkeys(owed)]
-    write_json(str(memory), {"cursor": serialize_value(cursor), "owed": units})
+    write_json(str(memory), {"cursor": write_cursor(cursor), "owed": units})
