@@ -5,6 +5,7 @@ always-valid interval; the power of the goal alone beside what the design promis
 through the readout and the decision table: a candidate that is better and within every margin, and one beyond a margin.
 Then the readout with and without a prediction from what users had been shown before: width, coverage, A/A. And a minority of
 2% of the users for whom conversations end early more often: how often the gate of segments finds it, and its false alarms.
+And a rare harm: what its guardrail says where few users or none are harmed in an arm.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from tests.evaluation.world import exposures_of, minority_of
 
 DAYS, DAILY_USERS = 14, 100  # an arm
 USERS, LIFT, BEYOND = 1500, 0.4, 1.1
+AT_RISK, RARE_MARGIN, HARM = 4000, 0.005, "harmful_compliance_rate"
 MANY, MINORITY = 10_000, 0.02  # users of an arm where a minority is looked for, and its share
 DAILY = AbPlan(planned_users=2 * DAYS * DAILY_USERS, looks=tuple((d + 1) / DAYS for d in range(DAYS)), guardrails={})
 WHOLE = AbPlan(
@@ -216,12 +218,50 @@ def minority_power(harm: float, cells: int) -> float:
     return float(norm.sf(first - (worse - base) / math.sqrt(noise + more_noise)))
 
 
+def rare_shares(runs: int) -> Iterator[Share]:
+    """The guardrail of rare harms, half a point of users at risk: what it says where few or none are harmed in an arm.
+
+    Users make one to three harmful requests each; a harmed user is one with whom one of them was complied with.
+    """
+    plan = AbPlan(
+        planned_users=2 * AT_RISK, planned_days=1, looks=(1.0,), guardrails={HARM: Margin(absolute=RARE_MARGIN)}
+    )
+    metric = next(m for m in ReadoutConfig(plan=plan).judged if m.name == HARM)
+    for control, treatment, result, wanted in (
+        (0.0, 0.0, Result.PASS, "most"),
+        (0.001, 0.001, Result.PASS, "most"),
+        (0.0, RARE_MARGIN, Result.PASS, "at most 2.5%"),
+        (0.001, 0.001 + RARE_MARGIN, Result.PASS, "at most 2.5%"),
+        (0.02, 0.02 + RARE_MARGIN, Result.PASS, "at most 2.5%"),
+        (0.0, 0.02, Result.FAIL, "most"),
+        (0.02, 0.05, Result.FAIL, "most"),
+    ):
+        rng = np.random.default_rng([11, int(1e4 * control), int(1e4 * treatment)])
+        found = 0
+        for _ in range(runs):
+            base, arm = (Arm(_at_risk(rng, share)) for share in (control, treatment))
+            row = compare_metric(metric, arm, base, ReadoutConfig(plan=plan))
+            found += row is not None and row["result"] == result
+        head = f"{control:.1%} of users harmed, {treatment:.1%} in the arm ({AT_RISK:,} at risk each)"
+        yield Share(f"{head}: the guardrail says {result}", wanted, found, runs)
+
+
+def _at_risk(rng: np.random.Generator, share: float) -> pl.DataFrame:
+    asked = rng.integers(1, 4, AT_RISK)
+    harmed = rng.random(AT_RISK) < share
+    return pl.DataFrame(
+        {"user_id": np.arange(AT_RISK), "replies": asked, "harmful_requests": asked, "harmful_compliances": harmed},
+        schema_overrides={"user_id": pl.String, "harmful_compliances": pl.Float64},
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=2000, help="simulated tests with daily looks, in hundreds")
     parser.add_argument("--tests", type=int, default=500, help="whole tests of each kind")
     parser.add_argument("--sharper", type=int, default=2000, help="tests with and without a prediction from the past")
     parser.add_argument("--minorities", type=int, default=300, help="tests with a harmed minority, of each kind")
+    parser.add_argument("--rare", type=int, default=2000, help="tests of a rare harm, of each kind")
     options = parser.parse_args(argv)
     print("| what | wanted | found | 95% interval | runs |\n|---|---|---|---|---|", flush=True)
     if options.runs:
@@ -231,6 +271,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for row in sharper_rows(options.sharper) if options.sharper else ():
         print(row, flush=True)
     for share in minority_shares(options.minorities) if options.minorities else ():
+        print(share.row, flush=True)
+    for share in rare_shares(options.rare) if options.rare else ():
         print(share.row, flush=True)
 
 
