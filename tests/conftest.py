@@ -24,6 +24,8 @@ LONGEST = (
     "tests/faults/test_automation",
     "tests/launchers/test_ray",
     "tests/launchers/test_slurm",
+    "tests/loop/test_kill",
+    "tests/real/test_real_logs",
 )
 
 
