@@ -7,6 +7,9 @@ know this module.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class RlufError(Exception):
     """Root of every error the toolkit raises on purpose."""
@@ -44,6 +47,13 @@ def missing_extra(error: ModuleNotFoundError, who: str) -> MissingExtra | None:
     return MissingExtra(
         f"{who}: the package {package!r} is not installed. Install the extra {extra!r}: pip install 'rluf[{extra}]'"
     )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to say of an unknown name: which one may have been meant, else all that there are."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}."
 
 
 class JobFailed(RlufError, RuntimeError):

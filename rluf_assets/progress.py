@@ -24,12 +24,16 @@ def printed(what: str, *, every_s: float = 2.0) -> Progress:
         if done < total and now - last < every_s:
             return
         last = now
-        left = f", {_span((now - began) * (total - done) / done)} left" if 0 < done < total else ""
+        left = f", {duration((now - began) * (total - done) / done)} left" if 0 < done < total else ""
         shown = " ".join(f"{name}={value:.4g}" for name, value in figures.items())
         print(f"{what} {done}/{total}{left} {message} {shown}".rstrip(), file=sys.stderr, flush=True)
 
     return show
 
 
-def _span(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 40 s, 12 min, 3 h."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -5,7 +5,6 @@ Nothing here is in a fingerprint: a profile that moves a job to a cluster finds 
 
 from __future__ import annotations
 
-import difflib
 import pkgutil
 from collections.abc import Collection, Mapping
 from typing import Annotated, Literal
@@ -15,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 import rluf_assets.jobs
 from resources.launchers.spec import VARIABLE_NAME, JobResources
 from resources.profiles.accelerate import DEFAULT_CONFIG, known_accelerate_config
-from rluf_assets.errors import ConfigError
+from rluf_assets.errors import ConfigError, nearest
 
 AccelerateConfig = Annotated[str, AfterValidator(known_accelerate_config)]
 SecretName = Annotated[str, Field(pattern=f"^{VARIABLE_NAME.pattern}$")]
@@ -132,6 +131,4 @@ def check_jobs(jobs: Mapping[str, JobSettings], launchers: Collection[str]) -> N
 def _check(place: str, name: str, known: list[str]) -> None:
     if name in known:
         return
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known) or 'none'}."
-    raise ConfigError(f"{place}: {name!r} is unknown; {hint}")
+    raise ConfigError(f"{place}: {name!r} is unknown; {nearest(name, known)}")

@@ -21,6 +21,7 @@ from rluf_assets.evaluation.frames import require_columns, require_counts
 from rluf_assets.evaluation.stats import Array, Ratio
 
 Codes = NDArray[np.int64]
+LABELLED = "_labelled"  # <signal>_labelled: replies of which it is known whether they have the signal
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def reply_log(arm: str, frame: pl.DataFrame, users: pl.DataFrame) -> ReplyLog:
     Raises DataError for missing columns or where the replies do not add up to the users' own counts.
     """
     where = f"ab_exposures[{arm}] replies"
-    require_columns(where, frame, ("user_id", "reply_id"))
+    known_of_users = [column for column in users.columns if column.endswith(LABELLED)]
+    require_columns(where, frame, ("user_id", "reply_id", *known_of_users))
     order = users.select("user_id").with_row_index("row")
     known = frame.join(order, on="user_id", how="left", maintain_order="left")
     shown = known.group_by("user_id").agg(pl.len().alias("shown"))

@@ -187,19 +187,17 @@ def _filter_check(name: str, frames: list[pl.DataFrame], plan: AbPlan) -> dict[s
 def _duration_check(name: str, frames: list[pl.DataFrame], arms: list[Arm], plan: AbPlan) -> dict[str, Any]:
     """Did the test run for the days that were planned for as many users? A week that was not looked at may be another week.
 
-    Days are counted from the first exposures, and by how long users were followed where the exposed replies say it.
+    Counted are the different days on which users came for the first time, or since then were shown replies, whichever are
+    more: one date that is wrong by a year is one day, not a year.
     """
-    known = [f[FIRST].drop_nulls() for f in frames if FIRST in f.columns]
-    first = pl.concat(known) if known else pl.Series(FIRST, [], pl.Date)
-    followed = [a.log.frame["day"] for a in arms if a.log is not None and "day" in a.log.frame.columns]
-    spans = [(first.max() - first.min()).days] if len(first) else []  # type: ignore[operator, union-attr]
-    spans += [int(days.max()) for days in followed if days.dtype.is_integer() and days.count()]  # type: ignore[arg-type]
+    came = [f[FIRST].drop_nulls() for f in frames if FIRST in f.columns]
+    shown = [a.log.frame["day"] for a in arms if a.log is not None and "day" in a.log.frame.columns]
+    days = max((pl.concat(known).n_unique() for known in (came, shown) if known), default=0)
     users = sum(f["user_id"].n_unique() for f in frames)
     due = int(plan.planned_days * min(users / plan.planned_users, 1.0) + 1e-9)
-    if not spans:
+    if not days:
         note = f"nobody knows for how many days it ran: {FIRST} is not in the exposures; {due} days were planned"
         return _check(name, DURATION, DURATION in plan.excused or due <= 1, note)
-    days = max(spans) + 1
     note = f"{days} days with {users:,} users; the plan gives so many users {due} days"
     return _check(name, DURATION, days >= due, note)
 

@@ -6,7 +6,7 @@ hold once, and pre-period columns are taken once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 
@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from rluf_assets.errors import DataError
-from rluf_assets.evaluation.clustering import ReplyLog
+from rluf_assets.evaluation.clustering import LABELLED, ReplyLog
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
 from rluf_assets.evaluation.frames import require_columns, require_counts
 from rluf_assets.evaluation.stats import Array
@@ -24,7 +24,6 @@ from rluf_assets.feedback.schemas import label_column
 
 FILTER = "adversarial"
 FIRST = "first_exposed_at"
-LABELLED = "_labelled"  # <signal>_labelled: replies of which it is known whether they have the signal
 HISTORY = "pre_"
 UNKNOWN = "unknown"  # the value of a trait of users of whom none is told
 KEYS = ("user_id", "arm", "use_case", "day", FIRST)
@@ -166,11 +165,20 @@ def metric_columns(users: pl.DataFrame, metric: Metric) -> bool:
 
 
 def over_known(metric: Metric, *arms: pl.DataFrame) -> Metric:
-    """The metric counted out of the replies whose label is known, where all arms say which: unknown is not "no"."""
+    """The metric counted out of the replies whose label is known, where an arm says which: unknown is not "no".
+
+    Of an arm that does not say it, the metric is then not measured: its replies are not all known by being silent.
+    """
     known = f"{metric.numerator}{LABELLED}"
-    if metric.denominator == "replies" and all(known in users.columns for users in arms):
+    if metric.denominator == "replies" and any(known in users.columns for users in arms):
         return metric.model_copy(update={"denominator": known})
     return metric
+
+
+def measured(metrics: Iterable[Metric], *arms: pl.DataFrame) -> list[Metric]:
+    """The metrics whose columns all these arms hold, each counted `over_known`."""
+    known = (over_known(metric, *arms) for metric in metrics)
+    return [metric for metric in known if all(metric_columns(users, metric) for users in arms)]
 
 
 def covariates_of(config: ReadoutConfig, users: pl.DataFrame, base: pl.DataFrame) -> list[str]:

@@ -16,7 +16,7 @@ import polars as pl
 
 from rluf_assets.evaluation.boundaries import critical_values
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
-from rluf_assets.evaluation.exposures import Arm, metric_columns, over_known
+from rluf_assets.evaluation.exposures import Arm, measured
 from rluf_assets.evaluation.plan import AbPlan
 from rluf_assets.evaluation.rare_events import users_with_event
 from rluf_assets.evaluation.stats import Array, ratio_of_sums
@@ -47,8 +47,8 @@ def sizings(users: pl.DataFrame, config: ReadoutConfig) -> list[Sizing]:
     Of the others the columns are not there, or there is no event, or no user differs from another.
     """
     arm, found, even = Arm(users), [], math.sqrt(evenness(config))
-    for metric in (over_known(m, users) for m in config.judged):
-        if metric.role == "diagnostic" or not metric_columns(users, metric) or len(users) < 2:
+    for metric in measured(config.judged, users):
+        if metric.role == "diagnostic" or len(users) < 2:
             continue
         top, bottom = arm.values(metric.numerator), arm.values(metric.denominator)
         ratio = ratio_of_sums(top, bottom)

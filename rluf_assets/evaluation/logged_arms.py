@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rluf_assets.errors import ConfigError
 from rluf_assets.evaluation.backtest import POLICIES, Backtest, covariance_of, summarise
+from rluf_assets.evaluation.clustering import LABELLED
 from rluf_assets.evaluation.config import BacktestConfig
-from rluf_assets.evaluation.exposures import FIRST, LABELLED
+from rluf_assets.evaluation.exposures import FIRST
 from rluf_assets.evaluation.frames import require_columns, require_finite
 from rluf_assets.evaluation.stats import Array, Estimate, fieller, ratio_of_sums, welch
 from rluf_assets.feedback.config import AdversarialConfig

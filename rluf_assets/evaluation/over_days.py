@@ -13,7 +13,7 @@ import polars as pl
 
 from rluf_assets.evaluation.clustering import reply_log
 from rluf_assets.evaluation.config import Metric, ReadoutConfig
-from rluf_assets.evaluation.exposures import Arm, metric_columns
+from rluf_assets.evaluation.exposures import Arm, measured
 
 DAY_SCHEMA: dict[str, Any] = {
     "candidate": pl.String, "metric": pl.String, "day": pl.Int64, "lift": pl.Float64, "ci_low": pl.Float64,
@@ -45,9 +45,8 @@ def lift_by_day(name: str, arm: Arm, base: Arm, config: ReadoutConfig, compare: 
         parts = [part_of(name, a, pl.col("day") == day) for a in (arm, base)]
         if parts[0] is None or parts[1] is None:
             continue
-        for metric in config.judged:
-            measured = all(metric_columns(a.users, metric) for a in (parts[0], parts[1]))
-            row = compare(metric, parts[0], parts[1]) if metric.role == "goal" and measured else None
+        for metric in measured(config.judged, parts[0].users, parts[1].users):
+            row = compare(metric, parts[0], parts[1]) if metric.role == "goal" else None
             if row is not None:
                 users = row["n_control"] + row["n_treatment"]
                 figures = {k: row[k] for k in ("metric", "lift", "ci_low", "ci_high")}

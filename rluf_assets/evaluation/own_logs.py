@@ -14,8 +14,9 @@ import numpy as np
 import polars as pl
 
 from rluf_assets.errors import DataError
+from rluf_assets.evaluation.clustering import LABELLED
 from rluf_assets.evaluation.config import ReadoutConfig
-from rluf_assets.evaluation.exposures import LABELLED, Arm, metric_columns, over_known
+from rluf_assets.evaluation.exposures import Arm, measured
 from rluf_assets.evaluation.metric import compare_metric
 from rluf_assets.feedback.config import AdversarialConfig
 from rluf_assets.feedback.schemas import MESSAGE_KEY
@@ -112,7 +113,7 @@ def aa_test(users: pl.DataFrame, config: ReadoutConfig, *, runs: int, seed: int)
     """
     from scipy.stats import binomtest
 
-    metrics = [m for m in (over_known(m, users) for m in config.judged) if metric_columns(users, m)]
+    metrics = measured(config.judged, users)
     called = dict.fromkeys((m.name for m in metrics), 0)
     done = dict.fromkeys((m.name for m in metrics), 0)
     rng = np.random.default_rng(seed)

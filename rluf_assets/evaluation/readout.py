@@ -27,8 +27,7 @@ from rluf_assets.evaluation.exposures import (
     Arm,
     checked,
     counted,
-    metric_columns,
-    over_known,
+    measured,
     per_user,
     segments_of,
     with_adversarial,
@@ -287,11 +286,9 @@ def _segments(
 
 
 def _compare_arms(name: str, segment: str, arm: Arm, base: Arm, config: ReadoutConfig) -> list[dict[str, Any]]:
-    asked = (over_known(m, arm.users, base.users) for m in config.judged)
-    measured = [m for m in asked if all(metric_columns(a.users, m) for a in (arm, base))]
     two_way = _two_way(arm, base)
     rows = []
-    for metric in measured:
+    for metric in measured(config.judged, arm.users, base.users):
         row = compare_metric(metric, arm, base, config, two_way)
         if row is not None:
             rows.append({"candidate": name, "baseline": config.baseline, "segment": segment, **row})

@@ -28,6 +28,7 @@ from threadpoolctl import threadpool_limits
 from resources.launchers.spec import JobSpec
 from rluf_assets.errors import RankLost, RlufError, missing_extra
 from rluf_assets.lake import SCRATCH, Artifact, Produced, publish, read_artifact
+from rluf_assets.progress import duration
 from rluf_assets.storage import named_storage
 
 # Exit status of a job that ended by an error of the toolkit's own: not worth a retry.
@@ -102,14 +103,6 @@ class Job:
             return None
         _, first, since = self._phase
         return round((now - since) / (done - first) * (total - done), 1)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 40 s, 12 min, 3 h."""
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 Stage = Callable[[Job], Produced]

@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from rluf_assets.jobs.runner import duration
 from rluf_assets.materialise import Outcome, Unit
+from rluf_assets.progress import duration
 from rluf_assets.runs.schedulers import jobs_that_go_on
 
 MARKS = {

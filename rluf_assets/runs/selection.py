@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import warnings
 from collections.abc import Iterable
@@ -10,7 +9,7 @@ from dataclasses import replace
 
 import dagster as dg
 
-from rluf_assets.errors import ConfigError
+from rluf_assets.errors import ConfigError, nearest
 from rluf_assets.materialise import Unit
 
 WORDS = ("and", "or", "not", "sinks", "roots")
@@ -52,6 +51,4 @@ def _as_key(token: str, known: set[str]) -> str:
         return token
     if token in known:
         return f'key:"{token}"'
-    near = difflib.get_close_matches(token, sorted(known), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known))}."
-    raise ConfigError(f"asset {token!r}: unknown; {hint}")
+    raise ConfigError(f"asset {token!r}: unknown; {nearest(token, known)}")

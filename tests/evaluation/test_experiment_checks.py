@@ -61,6 +61,9 @@ def test_days_that_nobody_told_are_not_days_that_the_test_ran() -> None:
     both = {name: frame.drop("first_exposed_at") for name, frame in arms().items()}
     plan = AbPlan(planned_users=3000)
     assert checks_of(read_out(both, ReadoutConfig(plan=plan)))["planned_days"] == "fail"
+    far = pl.when(pl.int_range(pl.len()) == 0).then(date(2019, 1, 1)).otherwise(date(2026, 1, 1))
+    wrong = {name: frame.with_columns(first_exposed_at=far) for name, frame in arms().items()}
+    assert checks_of(read_out(wrong, ReadoutConfig(plan=plan)))["planned_days"] == "fail", "one wrong date is one day"
     excused = plan.model_copy(update={"excused": ("planned_days",)})
     assert checks_of(read_out(both, ReadoutConfig(plan=excused)))["planned_days"] == "ok"
 
@@ -77,6 +80,9 @@ def test_a_reply_of_which_nobody_knows_the_mark_is_not_one_without_it() -> None:
     silent = read_out(never, CONFIG)
     assert silent.row("b", "thumbs_down_rate") is None
     assert "thumbs_down_rate" in silent.checks.filter(check="metrics_measured")["note"][0]
+    one_sided = read_out({"baseline": known["baseline"], "b": both["b"]}, CONFIG)
+    assert one_sided.row("b", "thumbs_down_rate") is None, "an arm that does not say what is known does not know it all"
+    assert "thumbs_down_rate" in one_sided.checks.filter(check="metrics_measured")["note"][0]
 
 
 def test_a_trait_that_only_one_arm_got_fails() -> None:

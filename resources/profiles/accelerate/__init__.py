@@ -7,11 +7,10 @@ Accelerate's own guess on a machine without a GPU is one process, whatever --num
 
 from __future__ import annotations
 
-import difflib
 from importlib.resources import files
 from pathlib import Path
 
-from rluf_assets.errors import ConfigError
+from rluf_assets.errors import ConfigError, nearest
 
 DEFAULT_CONFIG = "ddp"
 
@@ -25,9 +24,7 @@ def known_accelerate_config(value: str) -> str:
     """The value, if it names a packaged configuration or a file. Raises ValueError naming the nearest one."""
     if value in packaged_configs() or Path(value).is_file():
         return value
-    near = difflib.get_close_matches(value, packaged_configs(), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(packaged_configs())}."
-    raise ValueError(f"neither a file nor a packaged Accelerate configuration; {hint}")
+    raise ValueError(f"neither a file nor a packaged Accelerate configuration; {nearest(value, packaged_configs())}")
 
 
 def read_accelerate_config(value: str) -> str:
